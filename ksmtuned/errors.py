@@ -1,0 +1,156 @@
+"""Every way in which ksmtuned can fail, each with its one-line text and its exit status."""
+
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+from errno import EACCES, EBUSY, EINVAL, ENOENT, EPERM, EROFS, errorcode
+from pathlib import Path
+
+from ksmtuned.units import printable
+
+
+class ExitStatus(IntEnum):
+    """What the shell sees."""
+
+    DONE = 0
+    BAD_NEWS = 1  # the command ran and its answer is bad news
+    USAGE = 2  # wrong usage or invalid configuration
+    NO_KSM = 3  # this kernel has no KSM
+    NOT_PERMITTED = 4
+    ALREADY_RUNNING = 5
+    BUG = 70
+
+
+class KsmtunedError(Exception):
+    """A failure that was foreseen: its text is one line and says what to do."""
+
+    exit_status = ExitStatus.BAD_NEWS
+    errno_name: str | None = None  # "EINVAL", where the kernel gave one
+
+
+class UsageError(KsmtunedError):
+    """The command line asks for something that does not exist."""
+
+    exit_status = ExitStatus.USAGE
+
+
+class ConfigError(KsmtunedError):
+    """A configuration file says something that cannot be."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, path: Path, key: str | None, problem: str) -> None:
+        self.path, self.key, self.problem = path, key, problem
+        place = f"{path}: {key}" if key else str(path)
+        super().__init__(printable(f"{place}: {problem}"))
+
+
+class NoKsm(KsmtunedError):
+    """The kernel was built without CONFIG_KSM, or its sysfs is not where --root says."""
+
+    exit_status = ExitStatus.NO_KSM
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{printable(str(folder))}: no such folder: this kernel has no KSM (CONFIG_KSM), "
+            "or sysfs is not mounted there"
+        )
+
+
+class NotPermitted(KsmtunedError):
+    """We lack a right that the work needs."""
+
+    exit_status = ExitStatus.NOT_PERMITTED
+
+
+class AlreadyRunning(KsmtunedError):
+    """Somebody else holds the lease on this host's KSM."""
+
+    exit_status = ExitStatus.ALREADY_RUNNING
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{printable(str(folder))}: another ksmtuned holds the lock; "
+            "see `ksmtuned status`, or stop it first"
+        )
+
+
+class RunDirError(KsmtunedError):
+    """RUN_DIR cannot be used: full, read-only, or not ours."""
+
+    def __init__(self, path: Path, error: OSError, consequence: str) -> None:
+        self.exit_status = _status_of(error.errno)
+        super().__init__(printable(f"{path}: {_strerror(error.errno)}: {consequence}"))
+
+
+class Garbled(KsmtunedError):
+    """A kernel file holds something else than its format says."""
+
+    def __init__(self, path: Path, found: str, wanted: str) -> None:
+        super().__init__(printable(f"{path}: {found[:60]!r} is not {wanted}"))
+
+
+# What helps, by file name ("*": any) and errno.
+_HINTS: dict[tuple[str, int], str] = {
+    ("pages_to_scan", EINVAL): (
+        "the kernel's advisor sets this file; write none to advisor_mode first"
+    ),
+    ("merge_across_nodes", EBUSY): (
+        "pages are merged: it can change only after an unmerge (run=2)"
+    ),
+    ("max_page_sharing", EBUSY): ("pages are merged: it can change only after an unmerge (run=2)"),
+    ("*", EACCES): "run as root",
+    ("*", EPERM): "run as root",
+    ("*", EROFS): "sysfs is mounted read-only here; a container needs the host's, writable",
+    ("*", ENOENT): "this kernel has no such file",
+}
+
+
+class KernelRefused(KsmtunedError):
+    """The kernel said no. Carries what was tried, so that a log line is enough to reproduce it."""
+
+    def __init__(self, path: Path, errno: int, tried: int | str | None = None) -> None:
+        self.path, self.errno, self.tried = path, errno, tried
+        self.errno_name = errorcode.get(errno, str(errno))
+        self.exit_status = _status_of(errno)
+        text = f"{path}: {_strerror(errno)}"
+        if tried is not None:
+            text += f" (tried {tried})"
+        hint = _HINTS.get((path.name, errno)) or _HINTS.get(("*", errno))
+        super().__init__(printable(f"{text}: {hint}" if hint else text))
+
+    @property
+    def is_missing_right(self) -> bool:
+        """Would another user be allowed to?"""
+        return self.errno in (EACCES, EPERM)
+
+
+class WriteBlocked(KsmtunedError):
+    """A write has not come back in time; a child still waits for it."""
+
+    def __init__(self, path: Path, tried: int | str) -> None:
+        self.path, self.tried = path, tried
+        super().__init__(
+            printable(
+                f"{path}: the kernel has not taken the value yet (tried {tried}): "
+                "ksmd finishes its batch first; lower pages_to_scan"
+            )
+        )
+
+
+class WriteNotTaken(KsmtunedError):
+    """The kernel took the write and reads back something else."""
+
+    def __init__(self, path: Path, tried: int | str, found: int | str | None) -> None:
+        self.path, self.tried, self.found = path, tried, found
+        super().__init__(printable(f"{path}: reads back {found} (tried {tried})"))
+
+
+def _status_of(errno: int | None) -> ExitStatus:
+    rights = (EACCES, EPERM, EROFS)
+    return ExitStatus.NOT_PERMITTED if errno in rights else ExitStatus.BAD_NEWS
+
+
+def _strerror(errno: int | None) -> str:
+    return os.strerror(errno) if errno else "unknown error"

@@ -1,0 +1,205 @@
+"""The values that everything else speaks of: what was read, what was decided, what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Protocol
+
+from ksmtuned.errors import KsmtunedError
+from ksmtuned.units import PAGE_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KsmStat:
+    """One reading of the KSM folder; a field is spelled like its file.
+
+    None: this kernel has no such file, or it could not be read (then Snapshot.unread says why).
+    Source: mm/ksm.c; Documentation/ABI/testing/sysfs-kernel-mm-ksm.
+    """
+
+    # controls
+    run: int  # 0 stop, 1 scan, 2 unmerge; +4 for a moment during memory hot-remove
+    pages_to_scan: int | None = None  # pages per batch
+    sleep_millisecs: int | None = None  # between two batches
+    merge_across_nodes: int | None = None
+    use_zero_pages: int | None = None
+    max_page_sharing: int | None = None
+    stable_node_chains_prune_millisecs: int | None = None
+    smart_scan: int | None = None  # since 6.7
+    advisor_mode: str | None = None  # "none" or "scan-time" (since 6.8)
+    advisor_max_cpu: int | None = None  # percent of a core
+    advisor_min_pages_to_scan: int | None = None
+    advisor_max_pages_to_scan: int | None = None
+    advisor_target_scan_time: int | None = None  # seconds
+    # counters
+    pages_shared: int | None = None
+    pages_sharing: int | None = None
+    pages_unshared: int | None = None
+    pages_volatile: int | None = None
+    full_scans: int | None = None  # passes; reset to 0 by run=2
+    stable_node_chains: int | None = None
+    stable_node_dups: int | None = None
+    pages_scanned: int | None = None  # since 6.6; skipped pages are not counted
+    pages_skipped: int | None = None  # since 6.7
+    ksm_zero_pages: int | None = None  # since 6.6
+    general_profit: int | None = None  # bytes, signed (since 6.4)
+
+    @property
+    def saving_bytes(self) -> int:
+        """Memory that merging gave back, gross: (pages_sharing + ksm_zero_pages) pages."""
+        return ((self.pages_sharing or 0) + (self.ksm_zero_pages or 0)) * PAGE_BYTES
+
+    def value(self, control: str) -> int | str | None:
+        """The control's value as it is compared: run without its hot-remove flag."""
+        value: int | str | None = getattr(self, control)
+        return self.run & RUN_MASK if control == "run" else value
+
+
+RUN_MASK = 3  # bit 2 only says that memory is being taken off line (mm/ksm.c, KSM_RUN_OFFLINE)
+RUN_STOP, RUN_SCAN, RUN_UNMERGE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meminfo:
+    """The lines of /proc/meminfo that policies need, in bytes; None: this kernel has no such line.
+
+    Source: fs/proc/meminfo.c.
+    """
+
+    total_bytes: int  # MemTotal, never 0
+    free_bytes: int  # MemFree
+    buffers_bytes: int = 0  # Buffers
+    cached_bytes: int = 0  # Cached: the page cache, shared memory included
+    available_bytes: int | None = None  # MemAvailable (since 3.14)
+    swap_free_bytes: int | None = None  # SwapFree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """A virtual machine's process."""
+
+    pid: int
+    start_time: int  # clock ticks since boot: with pid, the identity of a process
+    name: str  # what people call it; from outside, so never trusted
+    vmm: str  # its program: the process's comm
+    memory_bytes: int  # by the measure that the policy asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One immutable reading of the host."""
+
+    time: float  # seconds since the epoch, for people
+    monotonic_s: float  # for rates
+    ksm: KsmStat
+    meminfo: Meminfo
+    ksmd_cpu_s: float | None = None  # CPU time of ksmd since boot; None: not visible here
+    guests: tuple[Guest, ...] = ()
+    unread: Mapping[str, KsmtunedError] = field(default_factory=dict)  # KSM files, and why
+
+    @property
+    def guest_memory_bytes(self) -> int:
+        """What all guests use together."""
+        return sum(guest.memory_bytes for guest in self.guests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Values wanted for the controls; None: leave that one alone. Spelled like the files."""
+
+    run: int | None = None
+    pages_to_scan: int | None = None
+    sleep_millisecs: int | None = None
+    merge_across_nodes: int | None = None
+    use_zero_pages: int | None = None
+    max_page_sharing: int | None = None
+    stable_node_chains_prune_millisecs: int | None = None
+    smart_scan: int | None = None
+
+    def wanted(self) -> dict[str, int]:
+        """Only what is wanted, by control."""
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in pairs if value is not None}
+
+
+CONTROLS: tuple[str, ...] = tuple(f.name for f in fields(Settings))
+
+
+class Phase(StrEnum):
+    """What ksmd is meant to be doing."""
+
+    SCAN = "scan"
+    STOP = "stop"
+
+
+class Code(StrEnum):
+    """Why, for machines."""
+
+    IDLE = "idle"  # memory is plentiful
+    BOOST = "boost"  # memory is short: faster
+    DECAY = "decay"  # still committed, no longer short: slower
+    FIXED = "fixed"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a policy wants, and why."""
+
+    settings: Settings
+    phase: Phase
+    code: Code
+    reason: str  # one sentence for people: value, limit, consequence
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write to a control."""
+
+    control: str
+    old: int | str
+    new: int | str
+
+    def __str__(self) -> str:
+        return f"{self.control}: {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A write that did not take."""
+
+    write: Write
+    error: KsmtunedError
+
+
+class Policy(Protocol):
+    """A law: a pure function of the snapshot and of its own past."""
+
+    @property
+    def interval_s(self) -> float:
+        """Between two ticks, where the configuration does not say."""
+
+    @property
+    def guest_memory(self) -> str:
+        """The measure of guest memory that it reads: rss, cgroup, pss or none."""
+
+    def start(self) -> Any:
+        """The past of a policy that has not decided anything yet."""
+
+    def decide(self, now: Snapshot, past: Any) -> tuple[Decision, Any]:
+        """What to do now, and the past for the next call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """One turn of the loop, done: what was seen, decided, written and refused."""
+
+    policy: str
+    now: Snapshot
+    decision: Decision
+    planned: tuple[Write, ...] = ()
+    written: tuple[Write, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    foreign: tuple[str, ...] = field(default=())  # one line for each control left to somebody else
