@@ -1,0 +1,65 @@
+"""A disposable child for what may block or kill: it does one thing and tells how it went."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from ksmtuned.errors import KernelRefused, WriteBlocked
+
+
+class Child:
+    """One call of `work` in a process of its own, begun at once.
+
+    It keeps the lease of its parent: while it may still write, nobody else starts to.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._pid = os.fork()
+        if self._pid == 0:
+            _become(work)
+        self._pidfd = os.pidfd_open(self._pid)
+        self._status: int | None = None
+
+    def has_ended(self, timeout_s: float = 0.0) -> bool:
+        """Is it over, or is it within the time?"""
+        if self._status is None and _is_readable(self._pidfd, timeout_s):
+            os.close(self._pidfd)
+            self._status = os.waitpid(self._pid, 0)[1]
+        return self._status is not None
+
+    def wait(self, timeout_s: float, path: Path, tried: int | str) -> None:
+        """Come back when the write is done.
+
+        Errors: KernelRefused (as the child met it), WriteBlocked (not done within the time; it
+        goes on).
+        """
+        if not self.has_ended(timeout_s) or self._status is None:
+            raise WriteBlocked(path, tried)
+        errno = os.waitstatus_to_exitcode(self._status)
+        if errno != 0:
+            raise KernelRefused(path, max(errno, 0), tried)  # killed by a signal: no errno
+
+
+def _is_readable(fd: int, timeout_s: float) -> bool:
+    poll = select.poll()  # not select(): with a thousand guests our descriptors pass FD_SETSIZE
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def _become(work: Callable[[], None]) -> None:
+    """The child's life. Signals meant for the daemon must not end a write half way."""
+    code = 255
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        work()
+        code = 0
+    except KernelRefused as error:
+        code = error.errno
+    finally:
+        os._exit(code)

@@ -1,0 +1,167 @@
+"""What procfs and the cgroup tree say: memory, ksmd's CPU time, processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import NamedTuple
+
+from ksmtuned.errors import Garbled, KsmtunedError
+from ksmtuned.host.files import Tree
+from ksmtuned.model import Meminfo
+from ksmtuned.units import PAGE_BYTES
+
+_MEMINFO_LINE = re.compile(
+    rb"^(MemTotal|MemFree|Buffers|Cached|MemAvailable|SwapFree):[ \t]+([0-9]{1,18})[ \t]+kB$", re.M
+)
+_ANON_LINE = re.compile(rb"^(?:anon|total_rss) ([0-9]{1,20})$", re.M)  # cgroup v2, v1
+_PSS_LINE = re.compile(rb"^Pss:[ \t]+([0-9]{1,18}) kB$", re.M)
+_PF_KTHREAD = 0x00200000  # linux/sched.h
+_TICKS_PER_S: int = os.sysconf("SC_CLK_TCK")
+
+
+class ProcessStat(NamedTuple):
+    """What proc/PID/stat says. Source: fs/proc/array.c, do_task_stat()."""
+
+    comm: str  # at most 15 bytes; anybody can choose his own
+    parent_pid: int
+    flags: int
+    cpu_s: float  # user and system
+    start_time: int  # clock ticks since boot
+    rss_bytes: int  # merged pages count in full
+
+    @property
+    def age_s(self) -> float:
+        """How long ago it was started."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_time / _TICKS_PER_S
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """A thread of the kernel, not a program that took the name of one."""
+        return bool(self.flags & _PF_KTHREAD) or self.parent_pid == 2  # 2: kthreadd
+
+
+class Proc:
+    """The host's processes and memory, below the tree's root."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._ksmd_pid = self._find_ksmd()  # a kernel thread lives as long as the kernel
+
+    @property
+    def is_live(self) -> bool:
+        """Is it a kernel's procfs (true), or files that somebody wrote (false)?"""
+        return self._tree.is_procfs
+
+    def meminfo(self) -> Meminfo:
+        """Errors: Garbled, KernelRefused."""
+        content = self._tree.read("proc/meminfo", keep=True) or b""
+        found = {name: int(kilobytes) * 1024 for name, kilobytes in _MEMINFO_LINE.findall(content)}
+        if not found.get(b"MemTotal") or b"MemFree" not in found:
+            path = self._tree.path("proc/meminfo")
+            raise Garbled(path, content.decode(errors="replace"), "MemTotal and MemFree in kB")
+        return Meminfo(
+            total_bytes=found[b"MemTotal"],
+            free_bytes=found[b"MemFree"],
+            buffers_bytes=found.get(b"Buffers", 0),
+            cached_bytes=found.get(b"Cached", 0),
+            available_bytes=found.get(b"MemAvailable"),
+            swap_free_bytes=found.get(b"SwapFree"),
+        )
+
+    def boot_id(self) -> str:
+        """The kernel's name for this boot; empty where there is none."""
+        content = self._tree.read("proc/sys/kernel/random/boot_id") or b""
+        return content.decode(errors="replace").strip()
+
+    def pids(self) -> dict[int, int]:
+        """Every process: pid and the inode number of its folder, which a later process with
+        the same pid does not share. Errors: KernelRefused."""
+        entries = self._tree.inodes("proc").items()
+        return {int(name): inode for name, inode in entries if name.isdecimal() and name.isascii()}
+
+    def stat(self, pid: int) -> ProcessStat | None:
+        """None: no such process. Errors: Garbled, KernelRefused."""
+        name = f"proc/{pid}/stat"
+        content = self._tree.read(name)
+        if not content:
+            return None
+        # comm may hold anything, brackets and line ends included: the last ")" ends it.
+        head, _, tail = content.rpartition(b")")
+        try:
+            f = tail.split(None, 23)
+            return ProcessStat(
+                comm=head[head.index(b"(") + 1 :].decode(errors="replace"),
+                parent_pid=int(f[1]),
+                flags=int(f[6]),
+                cpu_s=(int(f[11]) + int(f[12])) / _TICKS_PER_S,
+                start_time=int(f[19]),
+                rss_bytes=int(f[21]) * PAGE_BYTES,
+            )
+        except (ValueError, IndexError) as error:
+            text = content.decode(errors="replace")
+            raise Garbled(self._tree.path(name), text, "a process's stat line") from error
+
+    def rss_bytes(self, pid: int) -> int | None:
+        """Resident memory by proc/PID/statm, kept open: once the process is gone its file is, too,
+        and a new process with the same pid is not taken for it. None: gone."""
+        content = self._tree.read(f"proc/{pid}/statm", keep=True)
+        try:
+            return None if content is None else int(content.split(None, 2)[1]) * PAGE_BYTES
+        except (ValueError, IndexError):
+            return None
+
+    def forget(self, pid: int) -> None:
+        """Close what was kept open for a process."""
+        self._tree.forget(f"proc/{pid}/statm")
+
+    def pss_bytes(self, pid: int) -> int | None:
+        """Proportional share by smaps_rollup. Walks all page tables: seconds for a large guest."""
+        match = _PSS_LINE.search(self._tree.read(f"proc/{pid}/smaps_rollup") or b"")
+        return int(match[1]) * 1024 if match else None
+
+    def memory_cgroup(self, pid: int) -> str | None:
+        """The nearest cgroup with memory accounting that holds the process, as a path below the
+        root: libvirt's threads sit in children (libvirt/emulator) that have none. None: not found.
+        """
+        content = self._tree.read(f"proc/{pid}/cgroup") or b""
+        for line in content.decode(errors="surrogateescape").splitlines():
+            _, controllers, path = [*line.split(":", 2), "", ""][:3]
+            if controllers not in ("", "memory") or ".." in path.split("/"):
+                continue
+            mount = "sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup"
+            parts = [part for part in path.split("/") if part]
+            for length in range(len(parts), 0, -1):
+                folder = "/".join((mount, *parts[:length]))
+                if self._tree.read(f"{folder}/memory.stat") is not None:
+                    return folder
+        return None
+
+    def cgroup_anon_bytes(self, folder: str) -> int | None:
+        """Anonymous memory charged to a cgroup. A merged page is charged to one cgroup only, so
+        the sum over cgroups is right even where a single figure is not. None: not there."""
+        match = _ANON_LINE.search(self._tree.read(f"{folder}/memory.stat") or b"")
+        return int(match[1]) if match else None
+
+    def ksmd_cpu_s(self) -> float | None:
+        """CPU time that ksmd has used; None: no ksmd to be seen here."""
+        try:
+            if self._ksmd_pid is None:
+                return None
+            # Nanoseconds of the scheduler's own clock; CONFIG_SCHEDSTATS may be off.
+            ran = self._tree.read(f"proc/{self._ksmd_pid}/schedstat", keep=True)
+            if ran:
+                return int(ran.split(None, 1)[0]) / 1e9
+            stat = self.stat(self._ksmd_pid)
+            return stat.cpu_s if stat else None
+        except (KsmtunedError, ValueError):
+            return None
+
+    def _find_ksmd(self) -> int | None:
+        for pid in sorted(self.pids()):
+            if self._tree.read(f"proc/{pid}/comm") in (b"ksmd\n", b"ksmd"):
+                stat = self.stat(pid)
+                if stat and stat.is_kernel_thread:
+                    return pid
+        return None
