@@ -1,0 +1,41 @@
+"""`ksmtuned restore`: undo what ksmtuned did."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ksmtuned import report
+from ksmtuned.engine import give_back
+from ksmtuned.errors import ExitStatus
+from ksmtuned.host.host import Host
+from ksmtuned.host.lease import Lease
+from ksmtuned.originals import Originals
+from ksmtuned.rundir import STATE, RunDir
+from ksmtuned.units import printable
+
+SUMMARY = "give the kernel back its values from before ksmtuned"
+EPILOG = """\
+example:
+  ksmtuned restore    undo `ksmtuned --once`, or what a crashed daemon left
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Errors: NoKsm, AlreadyRunning (a daemon restores by itself), Garbled, KernelRefused."""
+    host, rundir = Host(args.root), RunDir(args.run_dir)
+    with Lease(args.root):
+        originals = Originals.load(rundir, host.proc.boot_id())
+        if not originals:
+            print("nothing to restore: ksmtuned has changed nothing since this host was booted")
+            return ExitStatus.DONE
+        written, refused = give_back(host, originals)
+        rundir.remove(STATE)
+    print(printable(f"restored  {report.writes(written)}"))
+    for refusal in refused:
+        print(f"ksmtuned: {refusal.error}", file=sys.stderr)
+    return ExitStatus.BAD_NEWS if refused else ExitStatus.DONE

@@ -1,0 +1,216 @@
+"""The life around the tick: wait, follow the configuration, publish, answer signals, give back."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import time
+from contextlib import suppress
+from typing import Any
+
+from ksmtuned import __version__, report
+from ksmtuned.config import Config, Locations, parse, read_sources
+from ksmtuned.engine import Engine
+from ksmtuned.errors import ConfigError, Garbled, KsmtunedError
+from ksmtuned.host.host import Host
+from ksmtuned.host.ksm import WAIT_S
+from ksmtuned.log import Log, Priority
+from ksmtuned.model import Settings, Tick
+from ksmtuned.notify import Notifier, watchdog_s
+from ksmtuned.orders import orders_of
+from ksmtuned.originals import Originals
+from ksmtuned.rundir import ORIGINAL, STATE, RunDir
+from ksmtuned.triggers.signals import Signals
+from ksmtuned.triggers.timer import Timer
+from ksmtuned.triggers.uevent import SETTLE_S, Uevents
+
+_STATE_EVERY_S = 1.0  # at most, however short the interval
+_STOP = {signal.SIGTERM, signal.SIGINT}
+
+
+class Daemon:
+    """One host, watched until a signal ends it. The caller holds the lease."""
+
+    def __init__(self, host: Host, where: Locations, config: Config, rundir: RunDir) -> None:
+        self._host, self._where, self._config, self._rundir = host, where, config, rundir
+        self._sources = config.sources
+        self._log, self._notifier, self._signals = Log(), Notifier(), Signals()
+        self._engine = Engine(host, orders_of(config.settings), self._originals())
+        self._timer = Timer(self._interval_s())
+        watchdog = watchdog_s()
+        self._pulse = Timer(watchdog / 2 if watchdog else None)
+        if watchdog:
+            self._engine.write_wait_s = min(WAIT_S, watchdog / 4)
+        self._uevents = self._listen()
+        self._config_trouble: str | None = None
+        self._last: Tick | None = None
+        self._said: Settings | None = None  # the settings that were last logged
+        self._status = ""
+        self._published_s = float("-inf")
+        self._totals: dict[str, int | float] = {
+            "started": time.time(),
+            "ticks": 0,
+            "writes": 0,
+            "refusals": 0,
+            "reloads": 0,
+        }
+
+    def run(self) -> None:
+        """Until TERM or INT."""
+        self._turn(self._notifier.ready, must_publish=True)
+        while not (came := self._wait()) & _STOP:
+            if signal.SIGHUP in came:
+                self._reload()
+            if signal.SIGUSR1 in came:
+                self._timer.restart()
+                self._turn(self._notifier.status, must_publish=True)
+            elif self._timer.take():
+                self._turn(self._notify_change)
+        self._stop()
+
+    def _wait(self) -> set[signal.Signals]:
+        """Sleep until something is to be done; keep the watchdog quiet meanwhile."""
+        poll = select.poll()
+        poll.register(self._signals, select.POLLIN)
+        if self._uevents:
+            poll.register(self._uevents, select.POLLIN)
+        while True:
+            if self._pulse.take():
+                self._notifier.alive()
+            due = [
+                s for s in (self._timer.remaining_s(), self._pulse.remaining_s()) if s is not None
+            ]
+            poll.poll(min(due) * 1000 + 1)  # + 1: a poll that rounds down would spin
+            if self._uevents and self._uevents.take():
+                self._timer.hasten(SETTLE_S)
+            came = self._signals.take()
+            if came or self._timer.remaining_s() == 0:
+                return came
+
+    def _turn(self, tell: Any, *, must_publish: bool = False) -> None:
+        """One tick with all that surrounds it; `tell` sends its STATUS=."""
+        self._follow_configuration()
+        troubles = [self._config_trouble] if self._config_trouble else []
+        try:
+            self._last = tick = self._engine.tick()
+        except KsmtunedError as error:
+            troubles.append(str(error))
+        else:
+            self._count(tick)
+            self._log_change(tick)
+            troubles += report.troubles(tick)
+        troubles += self._publish(troubles, must_publish)
+        self._log.report(troubles)
+        parts = [*troubles, report.status_line(self._last)] if self._last else troubles
+        tell(" | ".join(parts))
+
+    def _notify_change(self, status: str) -> None:
+        if status != self._status:
+            self._notifier.status(status)
+        self._status = status
+
+    def _publish(self, troubles: list[str], must: bool) -> list[str]:
+        """Replace the state file. Returns what went wrong."""
+        now_s = time.monotonic()
+        if self._last is None or not (must or now_s - self._published_s >= _STATE_EVERY_S):
+            return []
+        about = {
+            "pid": os.getpid(),
+            "version": __version__,
+            "interval_seconds": self._timer.interval_s,
+        }
+        try:
+            self._rundir.write(STATE, report.tick_json(self._last, self._totals, troubles) | about)
+        except KsmtunedError as error:
+            return [str(error)]
+        self._published_s = now_s
+        return []
+
+    def _follow_configuration(self, *, again: bool = False) -> None:
+        """Take up an edit; an invalid one changes nothing and is told until it is mended."""
+        sources = read_sources(self._where)
+        if sources == self._sources and not again:
+            return
+        self._sources = sources
+        try:
+            self._config = parse(sources)
+        except ConfigError as error:
+            self._config_trouble = f"{error}; the old settings stay"
+            return
+        self._config_trouble = None
+        self._totals["reloads"] += 1
+        self._engine.obey(orders_of(self._config.settings))
+        if self._timer.interval_s != self._interval_s():
+            self._timer.interval_s = self._interval_s()
+            self._timer.restart()
+        self._log.say("configuration read again", Priority.NOTICE)
+
+    def _reload(self) -> None:
+        self._notifier.reloading()
+        self._follow_configuration(again=True)
+        self._engine.take_back()
+        self._timer.restart()
+        self._turn(self._notifier.ready, must_publish=True)
+
+    def _stop(self) -> None:
+        self._notifier.stopping()
+        try:
+            written, refused = self._engine.leave(self._config.settings.on_stop)
+            self._rundir.remove(STATE)
+        except KsmtunedError as error:
+            self._log.say(str(error), Priority.ERR)
+            return
+        for refusal in refused:
+            self._log.say(str(refusal.error), Priority.ERR)
+        done = report.writes(written) if written else "nothing was to be given back"
+        self._log.say(f"stopped (on_stop = {self._config.settings.on_stop}): {done}")
+
+    def _originals(self) -> Originals:
+        boot_id = self._host.proc.boot_id()
+        try:
+            return Originals.load(self._rundir, boot_id)
+        except Garbled as error:
+            aside = self._rundir.set_aside(ORIGINAL)
+            self._log.say(f"{error}; kept as {aside}", Priority.WARNING)
+            return Originals(self._rundir, boot_id)
+
+    def _listen(self) -> Uevents | None:
+        """The kernel's news, where DIR/proc is this kernel's own."""
+        if not self._host.proc.is_live:
+            return None
+        try:
+            return Uevents()
+        except (OSError, ImportError) as error:
+            self._log.say(f"no kernel events ({error}): only the timer wakes this daemon")
+            return None
+
+    def _interval_s(self) -> float:
+        return self._config.settings.interval or self._engine.policy_interval_s
+
+    def _count(self, tick: Tick) -> None:
+        self._totals["ticks"] += 1
+        self._totals["writes"] += len(tick.written)
+        self._totals["refusals"] += len(tick.refused)
+
+    def _log_change(self, tick: Tick) -> None:
+        if tick.decision.settings == self._said and not tick.written:
+            return
+        self._said = tick.decision.settings
+        self._log.say(
+            f"{report.status_line(tick)}; {report.writes(tick.written)}",
+            Priority.INFO,
+            policy=tick.policy,
+            phase=tick.decision.phase,
+            code=tick.decision.code,
+            saving_bytes=tick.now.ksm.saving_bytes,
+            **{write.control: write.new for write in tick.written},
+        )
+
+
+def raise_descriptor_limit() -> None:
+    """One descriptor a guest stays open: allow as many as the service manager grants."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
