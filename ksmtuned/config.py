@@ -249,6 +249,8 @@ def _unknown(names: list[str], value: Any) -> str:
         return f"{what}{_did_you_mean(name, {known: known for known in tables()})}"
     here = {key.name: key.name for key in keys() if [key.table] == (table or [""])}
     elsewhere = {key.name: _place(key) for key in keys()}
+    if name in elsewhere:  # the right word in the wrong table beats a similar one in this
+        here = {}
     return f"{what}{_did_you_mean(name, here) or _did_you_mean(name, elsewhere)}"
 
 

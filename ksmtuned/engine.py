@@ -35,7 +35,7 @@ class Engine:
         self._originals.adopt(host.ksm.read()[0])
         self._policy = build(orders.policy, orders.policy_table)
         self._past = self._policy.start()
-        self._inventory = Inventory(host, orders.comm)
+        self._inventory = Inventory(host, orders.comm, self._policy.guest_memory)
         self._ours: dict[str, int] = {}  # what a control held when it last was as we want it
         self._foreign: dict[str, str] = {}  # what somebody else changed since, and how
         self._is_unmerging = False  # somebody else set run=2
@@ -51,13 +51,15 @@ class Engine:
     def obey(self, orders: Orders) -> None:
         """Follow other orders from the next tick on; a policy that stays keeps its past."""
         before, self._orders = self._orders, orders
+        measure_before = self._policy.guest_memory
         self._stuck.clear()
         if (orders.policy, orders.policy_table) != (before.policy, before.policy_table):
             self._policy = build(orders.policy, orders.policy_table)
             if orders.policy != before.policy:
                 self._past = self._policy.start()
-        if orders.comm != before.comm:
-            self._inventory = Inventory(self._host, orders.comm)
+        measure = self._policy.guest_memory
+        if (orders.comm, measure) != (before.comm, measure_before):
+            self._inventory = Inventory(self._host, orders.comm, measure)
         firsts = {c: self._originals.first(c) for c in before.controls if c not in orders.controls}
         self._give_back = {c: first for c, first in firsts.items() if first is not None}
 
@@ -72,7 +74,7 @@ class Engine:
         Errors: NoKsm, Garbled, KernelRefused (the host cannot be read), RunDirError (the first
         values cannot be saved: nothing was written).
         """
-        now = self._host.snapshot(self._inventory.read(self._policy.guest_memory))
+        now = self._host.snapshot(self._inventory.read())
         decision, self._past = self._policy.decide(now, self._past)
         decision = replace(decision, settings=self._with_controls(decision.settings))
         self._notice_foreign(now)

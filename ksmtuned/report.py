@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ksmtuned.model import KsmStat, Meminfo, Snapshot, Tick, Write
@@ -15,10 +14,14 @@ SCHEMA = 1  # keys may be added; a renamed or dropped one is a new number
 def snapshot_json(now: Snapshot) -> dict[str, Any]:
     """What was seen. meminfo in bytes, ksm by the kernel's file names (null: no such file)."""
     return {
-        "ksm": asdict(now.ksm),
-        "meminfo": asdict(now.meminfo),
+        "ksm": _fields(now.ksm),
+        "meminfo": _fields(now.meminfo),
         "ksmd_cpu_seconds": now.ksmd_cpu_s,
     }
+
+
+def _fields(value: KsmStat | Meminfo) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def host_json(now: Snapshot) -> dict[str, Any]:

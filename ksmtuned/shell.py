@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     (?P<gap>      [ \t\r]++ | \\\n | \#[^\n]*+ )
   | (?P<here>     <<(?!<) )
   | (?P<redirect> <<< | [<>] )
-  | (?P<end>      \n | ;;&? | ;& | && | \|\|? | ; | & | [()] )
+  | (?P<end>      \n | ;;&? | ;& | && | \|[|&]? | ; | & | [()] )
   | (?P<word>     (?:{_UNNAMED_PIECES})++ )
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
@@ -45,8 +45,8 @@ _CLOSERS = {
 }
 _FILLERS = frozenset({"then", "else", "elif", "do", "!", "time"})
 _DECLARERS = frozenset({"export", "readonly", "declare", "typeset"})
-_UNCERTAIN_BEFORE = frozenset({"&&", "||", "|"})
-_UNCERTAIN_AFTER = frozenset({"|", "&"})  # it runs in a process of its own
+_UNCERTAIN_BEFORE = frozenset({"&&", "||", "|", "|&"})
+_UNCERTAIN_AFTER = frozenset({"|", "|&", "&"})  # it runs in a process of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,9 @@ def _statements(script: str) -> Iterator[_Statement | Leftover]:
         elif token["redirect"]:
             statement.redirected = True
         position, line = token.end(), line + text.count("\n")
-        if token["end"]:
+        if text == "\n" and statement.before in _UNCERTAIN_BEFORE and not statement.words:
+            statement.line = line  # the other half of && may be on the next line
+        elif token["end"]:
             statement.after = text
             yield statement
             statement = _Statement(line, text)
@@ -178,7 +180,7 @@ def _value(assignment: str) -> str | None:
                 return None
             value += re.sub(r'\\([$`"\\\n])', _escaped, piece["double"])
         elif piece["escaped"] is not None:
-            value += piece["escaped"][1:].replace("\n", "")
+            value += (piece["escaped"][1:] or "\\").replace("\n", "")
         else:
             value += piece["plain"] or piece["single"] or ""
     return value.partition("=")[2]

@@ -9,8 +9,9 @@ import psutil
 
 from ksmtuned.errors import KsmtunedError
 from ksmtuned.guests.rules import guest_name, program, recogniser
+from ksmtuned.host.files import KernelFile
 from ksmtuned.host.host import Host
-from ksmtuned.host.proc import ProcessStat
+from ksmtuned.host.proc import ProcessStat, rss_bytes
 from ksmtuned.model import Guest
 
 # A process forks first and takes its program afterwards: one this young is looked at again.
@@ -19,121 +20,116 @@ _YOUNG_S = 10.0
 _ROUND = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """A guest as it was when first seen."""
+    """A guest, and what identifies it."""
 
     inode: int  # of its folder in proc: with pid, its identity while we watch
-    comm: str
-    start_time: int
-    name: str
-    vmm: str
+    line: bytes  # its stat as last read, and what that says
+    stat: ProcessStat
+    guest: Guest  # as it was last seen
+    statm: KernelFile
     cgroup: str | None  # looked up only if memory is measured by cgroup
 
 
 class Inventory:
-    """Which processes are guests, over time. `patterns`: globs for their comm."""
+    """Which processes are guests, over time.
 
-    def __init__(self, host: Host, patterns: Sequence[str]) -> None:
-        self._proc = host.proc
+    patterns: globs for their comm. measure: what counts as their memory; rss, cgroup, pss or none.
+    """
+
+    def __init__(self, host: Host, patterns: Sequence[str], measure: str) -> None:
+        self._proc, self._measure = host.proc, measure
         self._is_guest = recogniser(patterns)
         self._guests: dict[int, _Known] = {}
         self._others: dict[int, int] = {}  # pid -> inode of what is settled to be no guest
         self._turn = 0
         psutil.PROCFS_PATH = str(host.root / "proc")
 
-    def read(self, measure: str) -> tuple[Guest, ...]:
-        """Every guest and its memory by `measure`: rss, cgroup, pss or none.
+    def read(self) -> tuple[Guest, ...]:
+        """Every guest and its memory. One that vanishes meanwhile is left out; a garbled one, too.
 
-        A guest that vanishes meanwhile is left out; a garbled one, too.
         Errors: KernelRefused (proc cannot be listed).
         """
-        pids = self._proc.pids()
-        for pid in self._guests.keys() - pids.keys():
-            self._proc.forget(pid)
-        self._turn = (self._turn + 1) % _ROUND
         guests: dict[int, _Known] = {}
         others: dict[int, int] = {}
-        found: list[Guest] = []
-        for pid, inode in pids.items():
-            if self._others.get(pid) == inode and pid % _ROUND != self._turn:
+        cgroups: set[str] = set()
+        self._turn = (self._turn + 1) % _ROUND
+        for pid, inode in self._proc.pids().items():
+            is_due = pid % _ROUND == self._turn or not self._proc.is_live
+            if self._others.get(pid) == inode and not is_due:
                 others[pid] = inode
                 continue
-            known, stat = self._identify(pid, inode, measure)
+            known, stat = self._guests.get(pid), None
+            if known is None or known.inode != inode or is_due:
+                known, stat = self._identify(pid, inode)
             if known is None:
-                if stat is not None and stat.age_s > _YOUNG_S and self._proc.is_live:
+                if stat is not None and stat.age_s > _YOUNG_S:
                     others[pid] = inode
                 continue
-            memory_bytes = self._memory_bytes(pid, known, stat, measure, guests)
-            if memory_bytes is not None:
-                guests[pid] = known
-                found.append(_guest(pid, known, memory_bytes))
+            memory_bytes = self._memory_bytes(known, stat, cgroups)
+            if memory_bytes is None:
+                continue
+            if memory_bytes != known.guest.memory_bytes:
+                known.guest = replace(known.guest, memory_bytes=memory_bytes)
+            guests[pid] = known
         self._guests, self._others = guests, others
-        return tuple(found)
+        return tuple(known.guest for known in guests.values())
 
-    def _identify(
-        self, pid: int, inode: int, measure: str
-    ) -> tuple[_Known | None, ProcessStat | None]:
-        """The guest behind a pid (None: no guest), and its stat if it had to be read."""
+    def _identify(self, pid: int, inode: int) -> tuple[_Known | None, ProcessStat | None]:
+        """The guest behind a pid (None: no guest), and what its stat says (None: it is gone)."""
         known = self._guests.get(pid)
-        is_same = known is not None and known.inode == inode and self._proc.is_live
-        if is_same and pid % _ROUND != self._turn:
-            return known, None
         try:
-            stat = self._proc.stat(pid)
+            line = self._proc.stat_line(pid)
+            if known is not None and known.line == line:  # most often: nothing to parse
+                known.inode = inode
+                return known, known.stat
+            stat = self._proc.parse_stat(pid, line)
         except KsmtunedError:
             return None, None
         if stat is None or stat.is_kernel_thread or not self._is_guest(stat.comm):
             return None, stat
-        if known and (known.start_time, known.comm) == (stat.start_time, stat.comm):
-            return replace(known, inode=inode), stat
-        self._proc.forget(pid)
-        return self._meet(pid, inode, stat, measure), stat
+        if known and (known.stat.start_time, known.stat.comm) == (stat.start_time, stat.comm):
+            known.inode, known.line, known.stat = inode, line, stat
+            return known, stat
+        return self._meet(pid, inode, line, stat), stat
 
-    def _meet(self, pid: int, inode: int, stat: ProcessStat, measure: str) -> _Known:
+    def _meet(self, pid: int, inode: int, line: bytes, stat: ProcessStat) -> _Known:
         try:
             cmdline = psutil.Process(pid).cmdline()
         except (psutil.Error, OSError, ValueError, IndexError):  # gone, or a tree made by hand
             cmdline = []
         return _Known(
             inode=inode,
-            comm=stat.comm,
-            start_time=stat.start_time,
-            name=guest_name(cmdline, otherwise=stat.comm),
-            vmm=program(stat.comm, cmdline),
-            cgroup=self._proc.memory_cgroup(pid) if measure == "cgroup" else None,
+            line=line,
+            stat=stat,
+            guest=Guest(
+                pid=pid,
+                start_time=stat.start_time,
+                name=guest_name(cmdline, otherwise=stat.comm),
+                vmm=program(stat.comm, cmdline),
+                memory_bytes=0,
+            ),
+            statm=self._proc.statm(pid),
+            cgroup=self._proc.memory_cgroup(pid) if self._measure == "cgroup" else None,
         )
 
     def _memory_bytes(
-        self,
-        pid: int,
-        known: _Known,
-        stat: ProcessStat | None,
-        measure: str,
-        counted: dict[int, _Known],
+        self, known: _Known, stat: ProcessStat | None, cgroups: set[str]
     ) -> int | None:
-        """None: the guest has gone."""
-        if measure == "none":
+        """None: the guest has gone. `cgroups`: those that are counted already."""
+        if self._measure == "none":
             return 0
-        if measure == "cgroup" and known.cgroup:
-            if any(other.cgroup == known.cgroup for other in counted.values()):
+        if self._measure == "cgroup" and known.cgroup:
+            if known.cgroup in cgroups:
                 return 0  # two guests in one cgroup: its memory counts once
             anon_bytes = self._proc.cgroup_anon_bytes(known.cgroup)
             if anon_bytes is not None:
+                cgroups.add(known.cgroup)
                 return anon_bytes
-        if measure == "pss":
-            pss_bytes = self._proc.pss_bytes(pid)
+        if self._measure == "pss":
+            pss_bytes = self._proc.pss_bytes(known.guest.pid)
             if pss_bytes is not None:
                 return pss_bytes
         # A host tree made by hand may carry only one of stat and statm.
-        return (stat.rss_bytes if stat else 0) or self._proc.rss_bytes(pid)
-
-
-def _guest(pid: int, known: _Known, memory_bytes: int) -> Guest:
-    return Guest(
-        pid=pid,
-        start_time=known.start_time,
-        name=known.name,
-        vmm=known.vmm,
-        memory_bytes=memory_bytes,
-    )
+        return (stat.rss_bytes if stat else 0) or rss_bytes(known.statm)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import re
 import resource
-from errno import ENODEV, ENOENT, ENOTDIR, ESRCH
+from errno import EMFILE, ENODEV, ENOENT, ENOTDIR, ESRCH
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -17,79 +16,96 @@ _ABSENT = (ENOENT, ENOTDIR, ESRCH, ENODEV)  # the last two: it went away while w
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,20})\s*")
 _PROC_SUPER_MAGIC, _SYSFS_MAGIC = 0x9FA0, 0x62656572  # linux/magic.h
-_LIMIT_BYTES = 256 * 1024
+_BLOCK_BYTES, _LIMIT_BYTES = 4096, 256 * 1024
+
+
+class KernelFile:
+    """One file that is read again and again.
+
+    On procfs and sysfs it stays open in between, unless descriptors are short: a process's file
+    then fails once the process is gone, also if its pid was given to another one.
+    """
+
+    __slots__ = ("_fd", "_name", "_tree")
+
+    def __init__(self, tree: Tree, name: str) -> None:
+        self._tree, self._name = tree, name
+        self._fd: int | None = None
+
+    def __del__(self) -> None:
+        self._close()
+
+    def read(self) -> bytes | None:
+        """The content now; None: no such file. Errors: KernelRefused."""
+        try:
+            if self._fd is None and not self._tree.may_stay_open(self._name):
+                return self._tree.read(self._name)
+            if self._fd is None:
+                self._fd = self._tree.open(self._name)
+            return os.pread(self._fd, _LIMIT_BYTES, 0)
+        except OSError as error:
+            self._close()
+            pass_if_absent(self._tree.path(self._name), error)
+            return None
+
+    def read_int(self) -> int | None:
+        """The integer in it; None: no such file. Errors: Garbled, KernelRefused."""
+        content = self.read()
+        if content is None:
+            return None
+        match = _INTEGER.fullmatch(content)
+        if match is None:
+            text = content.decode(errors="replace")
+            raise Garbled(self._tree.path(self._name), text, "a whole number")
+        return int(match[1])
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 class Tree:
-    """The host's files below `root`, by relative name ("proc/meminfo").
-
-    On procfs and sysfs a file may stay open between two readings; on any other file system
-    it is opened each time, since there a writer may replace it.
-    """
+    """The host's files below `root`, by relative name ("proc/meminfo")."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.is_procfs = _filesystem(root / "proc") == _PROC_SUPER_MAGIC
-        self.is_sysfs = _filesystem(root / "sys/kernel/mm/ksm") == _SYSFS_MAGIC
+        self._is_sysfs = _filesystem(root / "sys/kernel/mm/ksm") == _SYSFS_MAGIC
         self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._kept: dict[str, int] = {}
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._kept_most = limit - 64 if limit > 0 else 2**20  # leave some for everything else
+        self._fd_most = limit - 64 if limit > 0 else 2**20  # leave some for everything else
 
     def path(self, name: str) -> Path:
         """Where `name` really is: for messages."""
         return self.root / name
 
-    def close(self) -> None:
-        """Give every descriptor back."""
-        for fd in (*self._kept.values(), self._root_fd):
-            os.close(fd)
-        self._kept = {}
+    def may_stay_open(self, name: str) -> bool:
+        """Does statfs(2) say procfs or sysfs? Elsewhere a writer may replace a file."""
+        return self.is_procfs if name.startswith("proc/") else self._is_sysfs
 
-    def read(self, name: str, *, keep: bool = False) -> bytes | None:
-        """The file's content; None if there is no such file. `keep` it open if that is safe.
+    def open(self, name: str) -> int:
+        """A descriptor to read from. Errors: OSError, as it comes."""
+        fd = os.open(name, _READ_FLAGS, dir_fd=self._root_fd)
+        if fd > self._fd_most:
+            os.close(fd)
+            raise OSError(EMFILE, os.strerror(EMFILE))
+        return fd
+
+    def read(self, name: str) -> bytes | None:
+        """The file's content; None if there is no such file.
 
         Errors: KernelRefused (any errno but those that mean absent).
         """
         try:
-            if name in self._kept:
-                return self._read_kept(name)
             fd = os.open(name, _READ_FLAGS, dir_fd=self._root_fd)
+            try:
+                return _read_all(fd)
+            finally:
+                os.close(fd)
         except OSError as error:
-            if error.errno in _ABSENT:
-                return None
-            raise self._refused(name, error) from error
-        keep = keep and len(self._kept) < self._kept_most
-        if keep and (self.is_procfs if name.startswith("proc/") else self.is_sysfs):
-            self._kept[name] = fd
-            return self.read(name)
-        try:
-            return _read_all(fd)
-        except OSError as error:
-            if error.errno in _ABSENT:
-                return None
-            raise self._refused(name, error) from error
-        finally:
-            os.close(fd)
-
-    def forget(self, name: str) -> None:
-        """Close a file that was kept open."""
-        fd = self._kept.pop(name, None)
-        if fd is not None:
-            os.close(fd)
-
-    def read_int(self, name: str, *, keep: bool = False) -> int | None:
-        """The integer in a kernel file; None if there is no such file.
-
-        Errors: Garbled (no integer in it), KernelRefused (any errno but those that mean absent).
-        """
-        content = self.read(name, keep=keep)
-        if content is None:
+            pass_if_absent(self.path(name), error)
             return None
-        match = _INTEGER.fullmatch(content)
-        if match is None:
-            raise Garbled(self.path(name), content.decode(errors="replace"), "a whole number")
-        return int(match[1])
 
     def write(self, name: str, value: int | str, *, may_wait: bool = False) -> None:
         """Write a control, whole. The kernel may hold us until it takes a lock (mm/ksm.c).
@@ -137,19 +153,20 @@ class Tree:
         except OSError as error:
             raise self._refused(name, error) from error
 
-    def _read_kept(self, name: str) -> bytes | None:
-        try:
-            return os.pread(self._kept[name], _LIMIT_BYTES, 0)
-        except OSError:
-            self.forget(name)
-            raise
-
     def _refused(self, name: str, error: OSError, tried: int | str | None = None) -> KernelRefused:
         return KernelRefused(self.path(name), error.errno or 0, tried)
 
 
+def pass_if_absent(path: Path, error: OSError) -> None:
+    """Errors: KernelRefused, unless the error means that there is no such file."""
+    if error.errno not in _ABSENT:
+        raise KernelRefused(path, error.errno or 0) from error
+
+
 def _read_all(fd: int) -> bytes:
-    content = chunk = os.read(fd, 4096)
+    content = chunk = os.read(fd, _BLOCK_BYTES)
+    if len(chunk) < _BLOCK_BYTES:
+        return chunk  # the kernel's small files come whole, and so do plain ones
     while chunk and len(content) < _LIMIT_BYTES:
         chunk = os.read(fd, _LIMIT_BYTES)
         content += chunk
@@ -163,5 +180,5 @@ def _filesystem(path: Path) -> int | None:
     if libc.statfs(os.fsencode(path), buffer) != 0:
         return None
     # f_type comes first; it is a long everywhere but on s390x (asm/statfs.h).
-    kind = ctypes.c_uint if platform.machine() == "s390x" else ctypes.c_long
+    kind = ctypes.c_uint if os.uname().machine == "s390x" else ctypes.c_long
     return kind.from_buffer(buffer).value

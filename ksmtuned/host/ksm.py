@@ -13,7 +13,7 @@ from ksmtuned.errors import (
     WriteNotTaken,
 )
 from ksmtuned.host.child import Child
-from ksmtuned.host.files import Tree
+from ksmtuned.host.files import KernelFile, Tree
 from ksmtuned.model import RUN_MASK, KsmStat, Write
 
 FOLDER = "sys/kernel/mm/ksm"
@@ -28,6 +28,7 @@ class Ksm:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._files = {f.name: KernelFile(tree, f"{FOLDER}/{f.name}") for f in fields(KsmStat)}
         self._child: dict[str, Child] = {}  # a write that the kernel has not taken yet
         if not tree.is_folder(FOLDER):
             raise NoKsm(tree.path(FOLDER))
@@ -89,18 +90,18 @@ class Ksm:
                 raise
 
     def _read(self, control: str) -> int | str | None:
-        name = f"{FOLDER}/{control}"
-        if control == "advisor_mode":
-            return self._read_advisor_mode(name)
-        return self._tree.read_int(name, keep=True)
+        file = self._files[control]
+        return self._read_mode(control) if control == "advisor_mode" else file.read_int()
 
-    def _read_advisor_mode(self, name: str) -> str | None:
+    def _read_mode(self, control: str) -> str | None:
         """The mode in brackets of "[none] scan-time"; a copied tree may have no brackets."""
-        content = self._tree.read(name, keep=True)
+        content = self._files[control].read()
         if content is None:
             return None
         words = content.decode(errors="replace").split()
         chosen = [word[1:-1] for word in words if word.startswith("[") and word.endswith("]")]
         if len(chosen or words) != 1:
-            raise Garbled(self._tree.path(name), " ".join(words), "one mode in brackets")
+            raise Garbled(
+                self._tree.path(f"{FOLDER}/{control}"), " ".join(words), "one mode in brackets"
+            )
         return (chosen or words)[0]

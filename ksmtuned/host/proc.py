@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from ksmtuned.errors import Garbled, KsmtunedError
-from ksmtuned.host.files import Tree
+from ksmtuned.host.files import KernelFile, Tree
 from ksmtuned.model import Meminfo
 from ksmtuned.units import PAGE_BYTES
 
@@ -47,7 +47,9 @@ class Proc:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._meminfo = KernelFile(tree, "proc/meminfo")
         self._ksmd_pid = self._find_ksmd()  # a kernel thread lives as long as the kernel
+        self._ksmd_ran = KernelFile(tree, f"proc/{self._ksmd_pid}/schedstat")
 
     @property
     def is_live(self) -> bool:
@@ -56,7 +58,7 @@ class Proc:
 
     def meminfo(self) -> Meminfo:
         """Errors: Garbled, KernelRefused."""
-        content = self._tree.read("proc/meminfo", keep=True) or b""
+        content = self._meminfo.read() or b""
         found = {name: int(kilobytes) * 1024 for name, kilobytes in _MEMINFO_LINE.findall(content)}
         if not found.get(b"MemTotal") or b"MemFree" not in found:
             path = self._tree.path("proc/meminfo")
@@ -81,14 +83,16 @@ class Proc:
         entries = self._tree.inodes("proc").items()
         return {int(name): inode for name, inode in entries if name.isdecimal() and name.isascii()}
 
-    def stat(self, pid: int) -> ProcessStat | None:
-        """None: no such process. Errors: Garbled, KernelRefused."""
-        name = f"proc/{pid}/stat"
-        content = self._tree.read(name)
-        if not content:
+    def stat_line(self, pid: int) -> bytes:
+        """proc/PID/stat as it is; empty: no such process. Errors: KernelRefused."""
+        return self._tree.read(f"proc/{pid}/stat") or b""
+
+    def parse_stat(self, pid: int, line: bytes) -> ProcessStat | None:
+        """What a stat_line says. None: no such process. Errors: Garbled."""
+        if not line:
             return None
         # comm may hold anything, brackets and line ends included: the last ")" ends it.
-        head, _, tail = content.rpartition(b")")
+        head, _, tail = line.rpartition(b")")
         try:
             f = tail.split(None, 23)
             return ProcessStat(
@@ -100,21 +104,13 @@ class Proc:
                 rss_bytes=int(f[21]) * PAGE_BYTES,
             )
         except (ValueError, IndexError) as error:
-            text = content.decode(errors="replace")
-            raise Garbled(self._tree.path(name), text, "a process's stat line") from error
+            path = self._tree.path(f"proc/{pid}/stat")
+            text = line.decode(errors="replace")
+            raise Garbled(path, text, "a process's stat line") from error
 
-    def rss_bytes(self, pid: int) -> int | None:
-        """Resident memory by proc/PID/statm, kept open: once the process is gone its file is, too,
-        and a new process with the same pid is not taken for it. None: gone."""
-        content = self._tree.read(f"proc/{pid}/statm", keep=True)
-        try:
-            return None if content is None else int(content.split(None, 2)[1]) * PAGE_BYTES
-        except (ValueError, IndexError):
-            return None
-
-    def forget(self, pid: int) -> None:
-        """Close what was kept open for a process."""
-        self._tree.forget(f"proc/{pid}/statm")
+    def statm(self, pid: int) -> KernelFile:
+        """For rss_bytes, as long as the process lives."""
+        return KernelFile(self._tree, f"proc/{pid}/statm")
 
     def pss_bytes(self, pid: int) -> int | None:
         """Proportional share by smaps_rollup. Walks all page tables: seconds for a large guest."""
@@ -150,10 +146,10 @@ class Proc:
             if self._ksmd_pid is None:
                 return None
             # Nanoseconds of the scheduler's own clock; CONFIG_SCHEDSTATS may be off.
-            ran = self._tree.read(f"proc/{self._ksmd_pid}/schedstat", keep=True)
+            ran = self._ksmd_ran.read()
             if ran:
                 return int(ran.split(None, 1)[0]) / 1e9
-            stat = self.stat(self._ksmd_pid)
+            stat = self.parse_stat(self._ksmd_pid, self.stat_line(self._ksmd_pid))
             return stat.cpu_s if stat else None
         except (KsmtunedError, ValueError):
             return None
@@ -161,7 +157,16 @@ class Proc:
     def _find_ksmd(self) -> int | None:
         for pid in sorted(self.pids()):
             if self._tree.read(f"proc/{pid}/comm") in (b"ksmd\n", b"ksmd"):
-                stat = self.stat(pid)
+                stat = self.parse_stat(pid, self.stat_line(pid))
                 if stat and stat.is_kernel_thread:
                     return pid
+        return None
+
+
+def rss_bytes(statm: KernelFile) -> int | None:
+    """Resident memory by proc/PID/statm; merged pages count in full. None: the process is gone."""
+    try:
+        content = statm.read()
+        return None if content is None else int(content.split(None, 2)[1]) * PAGE_BYTES
+    except (KsmtunedError, ValueError, IndexError):
         return None
