@@ -160,7 +160,9 @@ class Daemon:
     def _stop(self) -> None:
         self._notifier.stopping()
         try:
-            written, refused = self._engine.leave(self._config.settings.on_stop)
+            written, refused = self._engine.leave(
+                self._config.settings.on_stop, self._notifier.busy
+            )
             self._rundir.remove(STATE)
         except KsmtunedError as error:
             self._log.say(str(error), Priority.ERR)

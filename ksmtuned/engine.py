@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from ksmtuned.errors import KsmtunedError
 from ksmtuned.guests.inventory import Inventory
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
+from ksmtuned.host.unmerge import check_headroom, unmerge
 from ksmtuned.model import RUN_STOP, RUN_UNMERGE, KsmStat, Refusal, Settings, Snapshot, Tick, Write
 from ksmtuned.originals import Originals
 from ksmtuned.plan import plan
@@ -96,21 +97,41 @@ class Engine:
             foreign=tuple(self._foreign.values()),
         )
 
-    def leave(self, on_stop: str) -> tuple[tuple[Write, ...], tuple[Refusal, ...]]:
-        """The end: give the controls back, as `on_stop` says (restore, keep, stop).
+    def leave(
+        self, on_stop: str, beat: Callable[[], None]
+    ) -> tuple[tuple[Write, ...], tuple[Refusal, ...]]:
+        """The end: give the controls back, as `on_stop` says (restore, keep, stop, unmerge).
 
-        Returns what was written and what was refused. Errors: NoKsm, RunDirError.
+        `beat` is called again and again while that takes its time. Returns what was written and
+        what was refused. Errors: NoKsm, Garbled, KernelRefused, RunDirError.
         """
         if on_stop == "keep":
             self._originals.keep_only(())
             return (), ()
-        if on_stop == "restore":
-            return give_back(self._host, self._originals, self.write_wait_s)
-        stop = plan(self._host.ksm.read()[0], Settings(run=RUN_STOP), self._left_alone())
+        done: tuple[Write, ...] = ()
+        refused: tuple[Refusal, ...] = ()
+        if on_stop in ("stop", "unmerge") and "run" not in self._left_alone():
+            done, refused = self._stop_ksmd(is_unmerge=on_stop == "unmerge", beat=beat)
+            self._originals.forget("run")
+        given, failed = give_back(self._host, self._originals, self.write_wait_s)
+        return done + given, refused + failed
+
+    def _stop_ksmd(
+        self, *, is_unmerge: bool, beat: Callable[[], None]
+    ) -> tuple[tuple[Write, ...], tuple[Refusal, ...]]:
+        now = self._host.snapshot()
+        stop = plan(now.ksm, Settings(run=RUN_STOP))
         refused = write_all(self._host, stop, self.write_wait_s)
-        self._originals.forget("run")
-        done, failed = give_back(self._host, self._originals, self.write_wait_s)
-        return all_but(stop, refused) + done, refused + failed
+        if is_unmerge and now.ksm.saving_bytes:
+            act = Write("run", RUN_STOP, RUN_UNMERGE)
+            try:
+                check_headroom(now)
+                self._originals.note([act])
+                unmerge(self._host, beat, self.write_wait_s)
+                stop += (act,)
+            except KsmtunedError as error:
+                refused += (Refusal(act, error),)
+        return all_but(stop, refused), refused
 
     def _with_controls(self, settings: Settings) -> Settings:
         wanted = {**self._give_back, **self._orders.controls, **settings.wanted()}
@@ -181,5 +202,5 @@ def give_back(
 
 def all_but(writes: Sequence[Write], refused: Sequence[Refusal]) -> tuple[Write, ...]:
     """The writes that took."""
-    failed = {refusal.write.control for refusal in refused}
-    return tuple(write for write in writes if write.control not in failed)
+    failed = {refusal.write for refusal in refused}
+    return tuple(write for write in writes if write not in failed)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from enum import IntEnum
-from errno import EACCES, EBUSY, EINVAL, ENOENT, EPERM, EROFS, errorcode
+from errno import EACCES, EBUSY, EINTR, EINVAL, ENOENT, ENOMEM, EPERM, EROFS, errorcode
 from pathlib import Path
 
-from ksmtuned.units import printable
+from ksmtuned.units import printable, size
 
 
 class ExitStatus(IntEnum):
@@ -100,6 +100,8 @@ _HINTS: dict[tuple[str, int], str] = {
         "pages are merged: it can change only after an unmerge (run=2)"
     ),
     ("max_page_sharing", EBUSY): ("pages are merged: it can change only after an unmerge (run=2)"),
+    ("run", ENOMEM): "a guest's memory limit is reached: unmerged in part, ksmd stopped",
+    ("run", EINTR): "a signal ended it: unmerged in part, ksmd stopped",
     ("*", EACCES): "run as root",
     ("*", EPERM): "run as root",
     ("*", EROFS): "sysfs is mounted read-only here; a container needs the host's, writable",
@@ -136,6 +138,25 @@ class WriteBlocked(KsmtunedError):
                 f"{path}: the kernel has not taken the value yet (tried {tried}): "
                 "ksmd finishes its batch first; lower pages_to_scan"
             )
+        )
+
+
+class DoesNotFit(KsmtunedError):
+    """Unmerging would need more memory than there is."""
+
+    def __init__(self, need_bytes: int, room_bytes: int, reserve_bytes: int) -> None:
+        super().__init__(
+            f"not unmerged: that needs {size(need_bytes)} and {size(reserve_bytes)} to spare, "
+            f"and only {size(room_bytes)} of memory and swap are there; merged pages stay merged"
+        )
+
+
+class WriterKilled(KsmtunedError):
+    """The child that wrote was killed: out of memory, most likely (mm/ksm.c, run=2)."""
+
+    def __init__(self, path: Path, tried: int | str, signal_name: str) -> None:
+        super().__init__(
+            printable(f"{path}: the writer was killed by {signal_name} (tried {tried})")
         )
 
 

@@ -10,6 +10,8 @@ from systemd.daemon import notify
 
 from ksmtuned.units import printable
 
+_EXTEND_US = 30_000_000
+
 
 def watchdog_s() -> float | None:
     """Seconds within which the service manager wants a sign of life; None: it does not ask."""
@@ -39,6 +41,10 @@ class Notifier:
     def stopping(self) -> None:
         """The end begins."""
         self._send("STOPPING=1", _status("giving the kernel its values back"))
+
+    def busy(self) -> None:
+        """Alive, and stopping needs more time: as often as wanted, for as long as it takes."""
+        self._send("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={_EXTEND_US}")
 
     def alive(self) -> None:
         """A sign of life for the watchdog."""

@@ -74,7 +74,7 @@ class Inventory:
                 known.guest = replace(known.guest, memory_bytes=memory_bytes)
             guests[pid] = known
         self._guests, self._others = guests, others
-        return tuple(known.guest for known in guests.values())
+        return tuple(guests[pid].guest for pid in sorted(guests))
 
     def _identify(self, pid: int, inode: int) -> tuple[_Known | None, ProcessStat | None]:
         """The guest behind a pid (None: no guest), and what its stat says (None: it is gone)."""

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from ksmtuned.errors import KernelRefused, WriteBlocked
+from ksmtuned.errors import KernelRefused, WriterKilled
 
 
 class Child:
@@ -31,17 +31,13 @@ class Child:
             self._status = os.waitpid(self._pid, 0)[1]
         return self._status is not None
 
-    def wait(self, timeout_s: float, path: Path, tried: int | str) -> None:
-        """Come back when the write is done.
-
-        Errors: KernelRefused (as the child met it), WriteBlocked (not done within the time; it
-        goes on).
-        """
-        if not self.has_ended(timeout_s) or self._status is None:
-            raise WriteBlocked(path, tried)
-        errno = os.waitstatus_to_exitcode(self._status)
-        if errno != 0:
-            raise KernelRefused(path, max(errno, 0), tried)  # killed by a signal: no errno
+    def check(self, path: Path, tried: int | str) -> None:
+        """Once it has ended: how did it go? Errors: KernelRefused (as it met it), WriterKilled."""
+        code = os.waitstatus_to_exitcode(self._status or 0)
+        if code < 0:
+            raise WriterKilled(path, tried, signal.Signals(-code).name)
+        if code > 0:
+            raise KernelRefused(path, code, tried)
 
 
 def _is_readable(fd: int, timeout_s: float) -> bool:

@@ -29,7 +29,9 @@ class Ksm:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._files = {f.name: KernelFile(tree, f"{FOLDER}/{f.name}") for f in fields(KsmStat)}
-        self._child: dict[str, Child] = {}  # a write that the kernel has not taken yet
+        self._child: dict[
+            str, tuple[Child, int | str]
+        ] = {}  # a write that the kernel has not taken yet
         if not tree.is_folder(FOLDER):
             raise NoKsm(tree.path(FOLDER))
 
@@ -39,6 +41,7 @@ class Ksm:
         Errors: NoKsm (the folder went away), Garbled or KernelRefused (of `run`: without it,
         there is nothing to decide on).
         """
+        self._child = {c: pair for c, pair in self._child.items() if not pair[0].has_ended()}
         found: dict[str, int | str | None] = {}
         unread: dict[str, KsmtunedError] = {}
         for f in fields(KsmStat):
@@ -73,12 +76,16 @@ class Ksm:
         name = f"{FOLDER}/{control}"
         path = self._tree.path(name)
         # At most one writer a control: a second would only queue behind the first.
-        earlier = self._child.get(control)
-        if earlier is not None and not earlier.has_ended(wait_s):
+        child, earlier_value = self._child.pop(control, (None, value))
+        if child is None or (earlier_value != value and child.has_ended(wait_s)):
+            child, earlier_value = (
+                Child(lambda: self._tree.write(name, value, may_wait=True)),
+                value,
+            )
+        if not child.has_ended(wait_s):
+            self._child[control] = child, earlier_value
             raise WriteBlocked(path, value)
-        child = Child(lambda: self._tree.write(name, value, may_wait=True))
-        self._child[control] = child
-        child.wait(wait_s, path, value)
+        child.check(path, value)
 
     def check_may_write(self) -> None:
         """Errors: KernelRefused, if we lack the right to. A read-only sysfs may become writable:
