@@ -53,7 +53,7 @@ def stopped(place: Workplace, launch: Callable[..., Daemon]) -> str:
     daemon.start()
     assert place.host.knob("run") == "1"
     assert daemon.stop() == 0
-    return "\n".join(daemon.log())
+    return "\n".join(daemon.log)
 
 
 def test_on_stop_unmerge_leaves_ksmd_stopped_and_the_pace_restored(
