@@ -61,7 +61,7 @@ class Daemon:
 
     def run(self) -> None:
         """Until TERM or INT."""
-        release_memory()
+        settle_memory()
         self._turn(self._notifier.ready, must_publish=True)
         while not (came := self._wait()) & _STOP:
             if signal.SIGHUP in came:
@@ -214,9 +214,10 @@ class Daemon:
         )
 
 
-def release_memory() -> None:
-    """Give back what starting up took and nobody needs any more: about 1 MiB, kept for months."""
+def settle_memory() -> None:
+    """Give back what starting up took (about 1 MiB), and let no later collection walk the rest."""
     gc.collect()
+    gc.freeze()
     with suppress(AttributeError):  # a libc other than glibc
         ctypes.CDLL(None).malloc_trim(0)
 

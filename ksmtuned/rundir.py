@@ -34,12 +34,7 @@ class RunDir:
         target, draft = self.path / name, self.path / f".{name}.new"
         text = json.dumps(content, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         try:
-            with suppress(FileExistsError):
-                self.path.mkdir(mode=0o755, parents=True)
-            with suppress(FileNotFoundError):
-                draft.unlink()  # left by a killed run
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(draft, flags, 0o640)
+            fd = self._create(draft)
             try:
                 os.fchmod(fd, 0o640)  # whatever the umask
                 if self._group_id is not None:
@@ -51,6 +46,16 @@ class RunDir:
             draft.replace(target)
         except OSError as error:
             raise RunDirError(target, error, "not written") from error
+
+    def _create(self, draft: Path) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(draft, flags, 0o640)
+        except FileNotFoundError:
+            self.path.mkdir(mode=0o755, parents=True)
+        except FileExistsError:
+            draft.unlink()  # left by a killed run
+        return os.open(draft, flags, 0o640)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """What the file says; None if there is none.

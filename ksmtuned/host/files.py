@@ -42,7 +42,10 @@ class KernelFile:
                 return self._tree.read(self._name)
             if self._fd is None:
                 self._fd = self._tree.open(self._name)
-            return os.pread(self._fd, _LIMIT_BYTES, 0)
+            content = os.pread(self._fd, _BLOCK_BYTES, 0)
+            if len(content) == _BLOCK_BYTES:  # rare; a large buffer costs more than the read
+                content = os.pread(self._fd, _LIMIT_BYTES, 0)
+            return content
         except OSError as error:
             self._close()
             pass_if_absent(self._tree.path(self._name), error)
@@ -141,13 +144,16 @@ class Tree:
         except OSError:
             return False
 
-    def inodes(self, name: str) -> dict[str, int]:
-        """Name and inode number of each entry of a folder. Errors: KernelRefused."""
+    def numbered(self, name: str) -> dict[int, int]:
+        """The entries of a folder whose name is a number, and each one's inode number.
+
+        Errors: KernelRefused.
+        """
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root_fd)
             try:
                 with os.scandir(fd) as entries:
-                    return {entry.name: entry.inode() for entry in entries}
+                    return {int(e.name): e.inode() for e in entries if e.name.isdecimal()}
             finally:
                 os.close(fd)
         except OSError as error:

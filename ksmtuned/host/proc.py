@@ -80,8 +80,7 @@ class Proc:
     def pids(self) -> dict[int, int]:
         """Every process: pid and the inode number of its folder, which a later process with
         the same pid does not share. Errors: KernelRefused."""
-        entries = self._tree.inodes("proc").items()
-        return {int(name): inode for name, inode in entries if name.isdecimal() and name.isascii()}
+        return self._tree.numbered("proc")
 
     def stat_line(self, pid: int) -> bytes:
         """proc/PID/stat as it is; empty: no such process. Errors: KernelRefused."""
