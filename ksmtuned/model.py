@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Protocol
 
-from ksmtuned.errors import KsmtunedError
+from ksmtuned.errors import ExitStatus, KsmtunedError
 from ksmtuned.units import PAGE_BYTES
 
 
@@ -172,6 +172,11 @@ class Refusal:
 
     write: Write
     error: KsmtunedError
+
+
+def exit_status(refused: Sequence[Refusal]) -> ExitStatus:
+    """What the shell is told of these refusals: the worst."""
+    return max((refusal.error.exit_status for refusal in refused), default=ExitStatus.DONE)
 
 
 class Policy(Protocol):

@@ -10,10 +10,9 @@ from contextlib import nullcontext
 from ksmtuned import report
 from ksmtuned.config import Locations, load
 from ksmtuned.engine import Engine
-from ksmtuned.errors import ExitStatus
 from ksmtuned.host.host import Host
 from ksmtuned.host.lease import Lease
-from ksmtuned.model import Tick
+from ksmtuned.model import Tick, exit_status
 from ksmtuned.orders import orders_of
 from ksmtuned.originals import Originals
 from ksmtuned.rundir import DEFAULT, RunDir
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(map(printable, _lines(tick, args))))
     for refusal in tick.refused:
         print(f"ksmtuned: {refusal.error}", file=sys.stderr)
-    return max((refusal.error.exit_status for refusal in tick.refused), default=ExitStatus.DONE)
+    return exit_status(tick.refused)
 
 
 def _lines(tick: Tick, args: argparse.Namespace) -> list[str]:

@@ -10,6 +10,7 @@ from ksmtuned.engine import give_back
 from ksmtuned.errors import ExitStatus
 from ksmtuned.host.host import Host
 from ksmtuned.host.lease import Lease
+from ksmtuned.model import exit_status
 from ksmtuned.originals import Originals
 from ksmtuned.rundir import STATE, RunDir
 from ksmtuned.units import printable
@@ -38,4 +39,4 @@ def run(args: argparse.Namespace) -> int:
     print(printable(f"restored  {report.writes(written)}"))
     for refusal in refused:
         print(f"ksmtuned: {refusal.error}", file=sys.stderr)
-    return ExitStatus.BAD_NEWS if refused else ExitStatus.DONE
+    return exit_status(refused)
