@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit status (design: Command line)."""
+    """Run one command line; returns the exit status (errors.ExitStatus)."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KsmtunedError as error:
@@ -61,8 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     verb, rest = _split_verb(argv)
     args = parser_of(verb).parse_intermixed_args(rest)
-    args.program = printable(sys.argv[0])
+    args.program = _program()
     return int(VERBS[verb or "run"].run(args))
+
+
+def _program() -> list[str]:
+    """The words that call us again as we were called."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return [sys.executable, "-m", "ksmtuned"]
+    return [sys.argv[0]]
 
 
 def parser_of(verb: str | None) -> argparse.ArgumentParser:
@@ -95,7 +102,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder of drop-ins, instead of /usr/lib, /run and /etc/ksmtuned.toml.d; "
         "may be repeated, a later one hides an earlier one's file of the same name",
     )
-    add("--run-dir", default=rundir.DEFAULT, help="state (default: /run/ksmtuned)")
+    add("--run-dir", default=rundir.DEFAULT, help="state and first values (default: /run/ksmtuned)")
     parser.add_argument("--version", action="version", version=f"ksmtuned {__version__}")
 
 

@@ -98,4 +98,4 @@ def _exact_size(amount: int) -> str:
 
 
 if __name__ == "__main__":
-    print(example(), end="")  # `make etc/ksmtuned.toml`
+    print(example(), end="")  # `python -m ksmtuned.config_text > etc/ksmtuned.toml`

@@ -118,7 +118,9 @@ def _load(rundir: RunDir, boot_id: str) -> dict[str, Original]:
     controls = found.get("controls")
     path = rundir.path / ORIGINAL
     if not isinstance(controls, dict):
-        raise Garbled(path, str(controls), "a table of controls; remove the file")
+        raise Garbled(
+            path, str(controls), "a table of controls; remove it, or write the values back by hand"
+        )
     return {str(c): _entry(c, e) for c, e in controls.items() if _is_valid(path, c, e)}
 
 
@@ -126,7 +128,11 @@ def _is_valid(path: Path, control: Any, entry: Any) -> bool:
     values = [entry.get(k) for k in ("first", "last", "before")] if isinstance(entry, dict) else []
     if control in CONTROLS and values and all(type(v) is int and 0 <= v <= _MOST for v in values):
         return True
-    raise Garbled(path, f"{control}: {entry}", "a control and its values; remove the file")
+    raise Garbled(
+        path,
+        f"{control}: {entry}",
+        "a control and its values; remove it, or write the values back by hand",
+    )
 
 
 def _entry(control: str, entry: dict[str, int]) -> Original:

@@ -97,7 +97,7 @@ def seen(now: Snapshot, with_guests: bool = True) -> str:
         count = len(now.guests)
         used = f" using {size(now.guest_memory_bytes)}" if count else ""
         parts.append(f"{count or 'no'} guest{'' if count == 1 else 's'}{used}")
-    return "; ".join([*parts, pace(now.ksm), saving(now.ksm)])
+    return "; ".join([*parts, pace(now.ksm), f"saving {saving(now.ksm)}"])
 
 
 def memory(meminfo: Meminfo) -> str:
@@ -119,15 +119,22 @@ def pace(ksm: KsmStat) -> str:
 
 def saving(ksm: KsmStat) -> str:
     """One phrase: what merging gave, gross, and net of its metadata where the kernel says so."""
+    if not (ksm.saving_bytes or ksm.general_profit):
+        return "nothing"
     net = "" if ksm.general_profit is None else f" ({size(ksm.general_profit)} net of metadata)"
-    return f"saving {size(ksm.saving_bytes)}{net}" if ksm.saving_bytes or net else "saving nothing"
+    return f"{size(ksm.saving_bytes)}{net}"
 
 
-def writes(these: Sequence[Write]) -> str:
+def writes(these: Sequence[Write], otherwise: str) -> str:
     """One phrase: the writes in their order."""
-    return "; ".join(map(str, these)) or "nothing, all is as wanted"
+    return "; ".join(map(str, these)) or otherwise
+
+
+def done(tick: Tick) -> str:
+    """One phrase: what a tick wrote."""
+    return writes(tick.written, "nothing" if tick.planned else "nothing, all is as wanted")
 
 
 def status_line(tick: Tick) -> str:
     """One line for STATUS= and the log: policy, why, result."""
-    return printable(f"{tick.policy}: {tick.decision.reason}; {saving(tick.now.ksm)}")
+    return printable(f"{tick.policy}: {tick.decision.reason}; saving {saving(tick.now.ksm)}")

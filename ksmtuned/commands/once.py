@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from contextlib import nullcontext
 
@@ -46,11 +47,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(tick: Tick, args: argparse.Namespace) -> list[str]:
     verb = "to write" if args.dry_run else "written"
-    done = tick.planned if args.dry_run else tick.written
+    done = report.done(tick)
+    if args.dry_run:
+        done = report.writes(tick.planned, "nothing, all is as wanted")
     lines = [
         f"seen      {report.seen(tick.now)}",
         f"decided   {tick.policy}, {tick.decision.code}: {tick.decision.reason}",
-        f"{verb:9} {report.writes(done)}",
+        f"{verb:9} {done}",
     ]
     lines += [f"trouble   {text}" for text in (*tick.foreign, *tick.now.unread.values())]
     if args.dry_run:
@@ -61,6 +64,7 @@ def _lines(tick: Tick, args: argparse.Namespace) -> list[str]:
 
 
 def _undo(args: argparse.Namespace) -> str:
-    root = f" --root {args.root}" if str(args.root) != "/" else ""
-    run_dir = f" --run-dir {args.run_dir}" if args.run_dir != DEFAULT else ""
-    return f"{args.program} restore{root}{run_dir}"
+    words = [*args.program, "restore"]
+    words += ["--root", str(args.root)] if str(args.root) != "/" else []
+    words += ["--run-dir", str(args.run_dir)] if args.run_dir != DEFAULT else []
+    return shlex.join(words)

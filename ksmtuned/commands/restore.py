@@ -32,11 +32,15 @@ def run(args: argparse.Namespace) -> int:
     with Lease(args.root):
         originals = Originals.load(rundir, host.proc.boot_id())
         if not originals:
-            print("nothing to restore: ksmtuned has changed nothing since this host was booted")
+            print("restored  nothing: no value from before ksmtuned is noted")
             return ExitStatus.DONE
         written, refused = give_back(host, originals)
         rundir.remove(STATE)
-    print(printable(f"restored  {report.writes(written)}"))
+    print(
+        printable(
+            f"restored  {report.writes(written, 'nothing: no control still holds our value')}"
+        )
+    )
     for refusal in refused:
         print(f"ksmtuned: {refusal.error}", file=sys.stderr)
     return exit_status(refused)

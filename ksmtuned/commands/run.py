@@ -13,6 +13,8 @@ from ksmtuned.rundir import RunDir
 
 SUMMARY = "tune this host: the daemon, or --once"
 EPILOG = """\
+signals: HUP reads the configuration again, USR1 looks at the host at once, TERM and INT stop
+
 example:
   ksmtuned --once --dry-run    what would be done on this host now, and why
 """

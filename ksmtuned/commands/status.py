@@ -12,7 +12,7 @@ from ksmtuned.errors import ExitStatus, KernelRefused
 from ksmtuned.host.host import Host
 from ksmtuned.host.lease import is_held
 from ksmtuned.model import Snapshot
-from ksmtuned.rundir import STATE, RunDir
+from ksmtuned.rundir import ORIGINAL, STATE, RunDir
 from ksmtuned.units import duration, printable
 
 SUMMARY = "what KSM saves here, what ksmtuned last decided, and why"
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
 def _state(rundir: RunDir) -> tuple[dict[str, Any] | None, str]:
     """What the daemon last published, or why we cannot tell."""
     try:
-        return rundir.read(STATE), "nothing known: no daemon has published anything"
+        noted = "; `ksmtuned restore` undoes a single run" if rundir.read(ORIGINAL) else ""
+        return rundir.read(STATE), f"nothing: no daemon has published anything{noted}"
     except KernelRefused as error:
         return None, f"not readable: {error}, or as a member of group ksmtuned"
 

@@ -59,7 +59,7 @@ class Classic:
             ),
             phase=Phase.SCAN,
             code=Code.BOOST if is_short else Code.DECAY,
-            reason=f"{self._why_scan(now)}: {past.npages} -> {npages} pages per batch",
+            reason=f"{self._why_scan(now)}: {_change(past.npages, npages)} pages per batch",
         )
         return decision, ClassicPast(npages)
 
@@ -117,3 +117,7 @@ class Classic:
             return f"the limit of {threshold}"
         total = size(now.meminfo.total_bytes)
         return f"{threshold} ({self.thres_coef} % of {total})"
+
+
+def _change(before: int, after: int) -> str:
+    return f"{before} -> {after}" if before != after else f"still {after}"

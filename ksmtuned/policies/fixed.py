@@ -25,7 +25,7 @@ class Fixed:
             run=1, pages_to_scan=self.pages_to_scan, sleep_millisecs=self.sleep_millisecs
         )
         reason = (
-            f"fixed at {self.pages_to_scan} pages per batch, "
+            f"the configuration wants {self.pages_to_scan} pages per batch, "
             f"{self.sleep_millisecs} ms between two batches"
         )
         decision = Decision(settings=settings, phase=Phase.SCAN, code=Code.FIXED, reason=reason)
