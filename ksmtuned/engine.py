@@ -37,7 +37,7 @@ class Engine:
         self._policy = build(orders.policy, orders.policy_table)
         self._past = self._policy.start()
         self._inventory = Inventory(host, orders.comm, self._policy.guest_memory)
-        self._ours: dict[str, int] = {}  # what a control held when it last was as we want it
+        self._ours: dict[str, int | str] = {}  # what a control held when it last was as we want it
         self._foreign: dict[str, str] = {}  # what somebody else changed since, and how
         self._is_unmerging = False  # somebody else set run=2
         self._stuck: dict[str, Refusal] = {}  # controls of [ksm] that the kernel refused
@@ -134,8 +134,9 @@ class Engine:
         return all_but(stop, refused), refused
 
     def _with_controls(self, settings: Settings) -> Settings:
-        wanted = {**self._give_back, **self._orders.controls, **settings.wanted()}
-        return Settings(**wanted)
+        # What the configuration names is the administrator's, also where a policy would move it.
+        wanted = {**self._give_back, **settings.wanted(), **self._orders.controls}
+        return Settings(**wanted)  # type: ignore[arg-type]  # by name
 
     def _notice_foreign(self, now: Snapshot) -> None:
         """Find what somebody else changed since it was as we wanted it."""

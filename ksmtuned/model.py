@@ -73,6 +73,8 @@ class Meminfo:
     buffers_bytes: int = 0  # Buffers
     cached_bytes: int = 0  # Cached: the page cache, shared memory included
     available_bytes: int | None = None  # MemAvailable (since 3.14)
+    anon_bytes: int = 0  # AnonPages: mapped anonymous memory, a merged page once
+    arc_bytes: int = 0  # what ZFS's cache could give back, and MemAvailable does not count
     swap_free_bytes: int | None = None  # SwapFree
 
 
@@ -96,6 +98,8 @@ class Snapshot:
     ksm: KsmStat
     meminfo: Meminfo
     ksmd_cpu_s: float | None = None  # CPU time of ksmd since boot; None: not visible here
+    cow_ksm: int | None = None  # merged pages written to, and so copied, since boot (since 5.18)
+    pressure_pct: float | None = None  # memory pressure: "some", 10 s average; None: no PSI
     guests: tuple[Guest, ...] = ()
     unread: Mapping[str, KsmtunedError] = field(default_factory=dict)  # KSM files, and why
 
@@ -117,8 +121,13 @@ class Settings:
     max_page_sharing: int | None = None
     stable_node_chains_prune_millisecs: int | None = None
     smart_scan: int | None = None
+    advisor_mode: str | None = None
+    advisor_max_cpu: int | None = None
+    advisor_min_pages_to_scan: int | None = None
+    advisor_max_pages_to_scan: int | None = None
+    advisor_target_scan_time: int | None = None
 
-    def wanted(self) -> dict[str, int]:
+    def wanted(self) -> dict[str, int | str]:
         """Only what is wanted, by control."""
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: value for name, value in pairs if value is not None}
@@ -152,6 +161,8 @@ class Decision:
     phase: Phase
     code: Code
     reason: str  # one sentence for people: value, limit, consequence
+    next_tick_s: float | None = None  # when to look again; None: the policy's own interval
+    is_routine: bool = False  # only keeps a pace: not worth a line in the log
 
 
 @dataclass(frozen=True, slots=True)

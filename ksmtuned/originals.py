@@ -73,7 +73,7 @@ class Originals:
 
     def giving_back(self, now: KsmStat) -> tuple[Write, ...]:
         """The writes that restore every control which still holds our last value."""
-        firsts = Settings(**{control: entry.first for control, entry in self._controls.items()})
+        firsts = Settings(**{c: entry.first for c, entry in self._controls.items()})  # type: ignore[arg-type]  # by name
         leave = {c for c, entry in self._controls.items() if not entry.is_ours(now.value(c))}
         return plan(now, firsts, leave)
 

@@ -33,6 +33,8 @@ class Host:
             ksm=ksm,
             meminfo=self.proc.meminfo(),
             ksmd_cpu_s=self.proc.ksmd_cpu_s(),
+            cow_ksm=self.proc.cow_ksm(),
+            pressure_pct=self.proc.pressure_pct(),
             guests=guests,
             unread=unread,
         )

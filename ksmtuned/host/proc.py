@@ -7,16 +7,21 @@ import re
 import time
 from typing import NamedTuple
 
-from ksmtuned.errors import Garbled, KsmtunedError
+from ksmtuned.errors import Garbled, KernelRefused, KsmtunedError
 from ksmtuned.host.files import KernelFile, Tree
 from ksmtuned.model import Meminfo
 from ksmtuned.units import PAGE_BYTES
 
 _MEMINFO_LINE = re.compile(
-    rb"^(MemTotal|MemFree|Buffers|Cached|MemAvailable|SwapFree):[ \t]+([0-9]{1,18})[ \t]+kB$", re.M
+    rb"^(MemTotal|MemFree|MemAvailable|Buffers|Cached|SwapFree|AnonPages):"
+    rb"[ \t]+([0-9]{1,18})[ \t]+kB$",
+    re.M,
 )
 _ANON_LINE = re.compile(rb"^(?:anon|total_rss) ([0-9]{1,20})$", re.M)  # cgroup v2, v1
 _PSS_LINE = re.compile(rb"^Pss:[ \t]+([0-9]{1,18}) kB$", re.M)
+_ARC_LINE = re.compile(rb"^(size|c_min) +4 +([0-9]{1,18})$", re.M)  # 4: KSTAT_DATA_UINT64
+_COW_LINE = re.compile(rb"^cow_ksm ([0-9]{1,18})$", re.M)
+_PSI_SOME = re.compile(rb"^some avg10=([0-9]{1,3}\.[0-9]{2}) ", re.M)
 _PF_KTHREAD = 0x00200000  # linux/sched.h
 _TICKS_PER_S: int = os.sysconf("SC_CLK_TCK")
 
@@ -48,6 +53,9 @@ class Proc:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._meminfo = KernelFile(tree, "proc/meminfo")
+        self._arcstats = KernelFile(tree, "proc/spl/kstat/zfs/arcstats")
+        self._vmstat = KernelFile(tree, "proc/vmstat")
+        self._pressure = KernelFile(tree, "proc/pressure/memory")
         self._ksmd_pid = self._find_ksmd()  # a kernel thread lives as long as the kernel
         self._ksmd_ran = KernelFile(tree, f"proc/{self._ksmd_pid}/schedstat")
 
@@ -69,8 +77,29 @@ class Proc:
             buffers_bytes=found.get(b"Buffers", 0),
             cached_bytes=found.get(b"Cached", 0),
             available_bytes=found.get(b"MemAvailable"),
+            anon_bytes=found.get(b"AnonPages", 0),
+            arc_bytes=self._arc_bytes(),
             swap_free_bytes=found.get(b"SwapFree"),
         )
+
+    def _arc_bytes(self) -> int:
+        """What ZFS's cache holds above its own minimum; 0 without ZFS."""
+        found = dict(_ARC_LINE.findall(self._arcstats.read() or b""))
+        return max(0, int(found.get(b"size", 0)) - int(found.get(b"c_min", 0)))
+
+    def cow_ksm(self) -> int | None:
+        """Merged pages that were written to since boot; None before 5.18. Source: vmstat."""
+        match = _COW_LINE.search(self._vmstat.read() or b"")
+        return int(match[1]) if match else None
+
+    def pressure_pct(self) -> float | None:
+        """Share of time in which some task waited for memory, 10 s average; None: no PSI here
+        (an old kernel, or switched off: then open or read gives EOPNOTSUPP)."""
+        try:
+            match = _PSI_SOME.search(self._pressure.read() or b"")
+        except KernelRefused:
+            return None
+        return float(match[1]) if match else None
 
     def boot_id(self) -> str:
         """The kernel's name for this boot; empty where there is none."""
