@@ -1,4 +1,4 @@
-"""Unmerging is refused where the copies would not fit, and on_stop = unmerge leaves ksmd stopped."""
+"""Unmerging is refused where it would not fit; on_stop = unmerge leaves ksmd stopped."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from daemon_under_test import Daemon, Workplace
+from daemon_under_test import Daemon
 from fakehost import FakeHost
 from snapshots import GIB, QUIET
+from workplace import Workplace
 
 from ksmtuned.errors import DoesNotFit
 from ksmtuned.host.unmerge import check_headroom
