@@ -19,7 +19,7 @@ from ksmtuned.errors import ConfigError, Garbled, KsmtunedError
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
 from ksmtuned.log import Log, Priority
-from ksmtuned.model import Settings, Tick
+from ksmtuned.model import Code, Phase, Tick
 from ksmtuned.notify import Notifier, watchdog_s
 from ksmtuned.orders import orders_of
 from ksmtuned.originals import Originals
@@ -40,6 +40,7 @@ class Daemon:
         self._sources = config.sources
         self._log, self._notifier, self._signals = Log(), Notifier(), Signals()
         self._engine = Engine(host, orders_of(config.settings), self._originals())
+        self._last: Tick | None = None
         self._timer = Timer(self._interval_s())
         watchdog = watchdog_s()
         self._pulse = Timer(watchdog / 2 if watchdog else None)
@@ -47,8 +48,7 @@ class Daemon:
             self._engine.write_wait_s = min(WAIT_S, watchdog / 4)
         self._uevents = self._listen()
         self._config_trouble: str | None = None
-        self._last: Tick | None = None
-        self._said: Settings | None = None  # the settings that were last logged
+        self._said: tuple[Phase, Code] | None = None  # what was last logged
         self._status = ""
         self._published_s = float("-inf")
         self._totals: dict[str, int | float] = {
@@ -101,6 +101,7 @@ class Daemon:
         except KsmtunedError as error:
             troubles.append(str(error))
         else:
+            self._pace_timer()
             self._count(tick)
             self._log_change(tick)
             troubles += report.troubles(tick)
@@ -108,6 +109,11 @@ class Daemon:
         self._log.report(troubles)
         parts = [*troubles, report.status_line(self._last)] if self._last else troubles
         tell(" | ".join(parts))
+
+    def _pace_timer(self) -> None:
+        if self._timer.interval_s != self._interval_s():
+            self._timer.interval_s = self._interval_s()
+            self._timer.restart()
 
     def _notify_change(self, status: str) -> None:
         if status != self._status:
@@ -145,9 +151,6 @@ class Daemon:
         self._config_trouble = None
         self._totals["reloads"] += 1
         self._engine.obey(orders_of(self._config.settings))
-        if self._timer.interval_s != self._interval_s():
-            self._timer.interval_s = self._interval_s()
-            self._timer.restart()
         self._log.say("configuration read again", Priority.NOTICE)
 
     def _reload(self) -> None:
@@ -192,7 +195,9 @@ class Daemon:
             return None
 
     def _interval_s(self) -> float:
-        return self._config.settings.interval or self._engine.policy_interval_s
+        """Until the next look, as the policy wants it now; else as configured; else its own."""
+        wanted_s = self._last.decision.next_tick_s if self._last else None
+        return wanted_s or self._config.settings.interval or self._engine.policy_interval_s
 
     def _count(self, tick: Tick) -> None:
         self._totals["ticks"] += 1
@@ -200,9 +205,11 @@ class Daemon:
         self._totals["refusals"] += len(tick.refused)
 
     def _log_change(self, tick: Tick) -> None:
-        if tick.decision.settings == self._said and not tick.written:
+        decision = tick.decision
+        is_new = (decision.phase, decision.code) != self._said
+        if not is_new and (decision.is_routine or not tick.written):
             return
-        self._said = tick.decision.settings
+        self._said = decision.phase, decision.code
         self._log.say(
             f"{report.status_line(tick)}; {report.done(tick)}",
             Priority.INFO,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,22 @@ from ksmtuned.guests.inventory import Inventory
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
 from ksmtuned.host.unmerge import check_headroom, unmerge
-from ksmtuned.model import RUN_STOP, RUN_UNMERGE, KsmStat, Refusal, Settings, Snapshot, Tick, Write
+from ksmtuned.model import (
+    RUN_STOP,
+    RUN_UNMERGE,
+    Guest,
+    KsmStat,
+    Refusal,
+    Settings,
+    Snapshot,
+    Tick,
+    Write,
+)
 from ksmtuned.originals import Originals
 from ksmtuned.plan import plan
 from ksmtuned.policies import build
+
+_GUESTS_S = 1.0  # how old the list of guests may be while ticks are shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +50,9 @@ class Engine:
         self._policy = build(orders.policy, orders.policy_table)
         self._past = self._policy.start()
         self._inventory = Inventory(host, orders.comm, self._policy.guest_memory)
+        self._guests_seen: tuple[Guest, ...] = ()
+        self._guests_s = float("-inf")
+        self._is_hasty = False  # the policy wants ticks too short to look at every guest in each
         self._ours: dict[str, int | str] = {}  # what a control held when it last was as we want it
         self._foreign: dict[str, str] = {}  # what somebody else changed since, and how
         self._is_unmerging = False  # somebody else set run=2
@@ -75,8 +91,9 @@ class Engine:
         Errors: NoKsm, Garbled, KernelRefused (the host cannot be read), RunDirError (the first
         values cannot be saved: nothing was written).
         """
-        now = self._host.snapshot(self._inventory.read())
+        now = self._host.snapshot(self._guests())
         decision, self._past = self._policy.decide(now, self._past)
+        self._is_hasty = (decision.next_tick_s or _GUESTS_S) < _GUESTS_S
         decision = replace(decision, settings=self._with_controls(decision.settings))
         self._notice_foreign(now)
         leave = self._left_alone()
@@ -133,6 +150,13 @@ class Engine:
                 refused += (Refusal(act, error),)
         return all_but(stop, refused), refused
 
+    def _guests(self) -> tuple[Guest, ...]:
+        """The guests now; where ticks are hasty, as they were a moment ago."""
+        now_s = time.monotonic()
+        if not self._is_hasty or now_s - self._guests_s >= _GUESTS_S:
+            self._guests_seen, self._guests_s = self._inventory.read(), now_s
+        return self._guests_seen
+
     def _with_controls(self, settings: Settings) -> Settings:
         # What the configuration names is the administrator's, also where a policy would move it.
         wanted = {**self._give_back, **settings.wanted(), **self._orders.controls}
@@ -173,11 +197,15 @@ class Engine:
 
 
 def write_all(host: Host, writes: Sequence[Write], wait_s: float = WAIT_S) -> tuple[Refusal, ...]:
-    """Write, in order; a refusal stops no later write. Returns the refusals."""
+    """Write, in order; a refusal stops no later write. Returns the refusals.
+
+    wait_s: for all writes together, so that the watchdog does not starve.
+    """
+    deadline_s = time.monotonic() + wait_s
     refused = []
     for write in writes:
         try:
-            host.ksm.write(write, wait_s)
+            host.ksm.write(write, max(0.05, deadline_s - time.monotonic()))
         except KsmtunedError as error:
             refused.append(Refusal(write, error))
     return tuple(refused)

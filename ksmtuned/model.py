@@ -85,7 +85,7 @@ class Guest:
     pid: int
     start_time: int  # clock ticks since boot: with pid, the identity of a process
     name: str  # what people call it; from outside, so never trusted
-    vmm: str  # its program: the process's comm
+    vmm: str  # its program; completed from the command line where the kernel cut its comm
     memory_bytes: int  # by the measure that the policy asked for
 
 
@@ -141,6 +141,9 @@ class Phase(StrEnum):
 
     SCAN = "scan"
     STOP = "stop"
+    SETTLE = "settle"  # stopped while new memory still fills
+    BURST = "burst"  # scanning at the budget's pace
+    WATCH = "watch"  # stopped until something changes
 
 
 class Code(StrEnum):
@@ -151,6 +154,11 @@ class Code(StrEnum):
     DECAY = "decay"  # still committed, no longer short: slower
     FIXED = "fixed"
     OFF = "off"
+    SETTLE = "settle"
+    BURST = "burst"
+    PROBE = "probe"  # one cheap pass, to see whether anything changed unseen
+    WATCH = "watch"
+    PLENTY = "plenty"  # memory is plentiful, and the profile scans only when it is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +170,7 @@ class Decision:
     code: Code
     reason: str  # one sentence for people: value, limit, consequence
     next_tick_s: float | None = None  # when to look again; None: the policy's own interval
-    is_routine: bool = False  # only keeps a pace: not worth a line in the log
+    is_routine: bool = False  # only holds a pace: not worth a line in the log
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,28 @@ class ClassicTable(Table):
     )
 
 
+class AdaptiveTable(Table):
+    """Merge fast while it pays, then stop and watch."""
+
+    max_cpu: Annotated[float, Field(ge=1, le=100)] | None = _key(
+        None,
+        "The most that ksmd may take of one core while it scans.",
+        "1 to 100",
+        kind="a number",
+        unit="percent",
+        unset="by profile: production 30, test 100, desktop 60",
+        sample=30,
+    )
+    cpu_seconds_per_gib: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = _key(
+        50.0,
+        "Stop when one more GiB saved would cost more CPU time of ksmd than this; as memory "
+        "becomes scarce it counts up to ten times.",
+        "above 0, up to 1000000",
+        kind="a number",
+        unit="seconds",
+    )
+
+
 class FixedTable(Table):
     """Constant values."""
 
@@ -198,7 +220,7 @@ class GuestsTable(Table):
 class RootTable(Table):
     """The whole configuration."""
 
-    policy: Literal["classic", "fixed", "off"] = _key(
+    policy: Literal["adaptive", "classic", "fixed", "off"] = _key(
         "classic",
         "What decides: the law of ksmtuned (classic), constant values (fixed), or ksmd stopped "
         "(off).",
@@ -225,6 +247,7 @@ class RootTable(Table):
         "What to do when somebody else changes a control that we wrote: leave it to them "
         "(respect) or write ours again (reassert).",
     )
+    adaptive: AdaptiveTable = Field(default=AdaptiveTable())
     classic: ClassicTable = Field(default=ClassicTable())
     fixed: FixedTable = Field(default=FixedTable())
     ksm: KsmTable = Field(default=KsmTable())

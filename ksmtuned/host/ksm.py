@@ -77,7 +77,7 @@ class Ksm:
         path = self._tree.path(name)
         # At most one writer a control: a second would only queue behind the first.
         child, earlier_value = self._child.pop(control, (None, value))
-        if child is None or (earlier_value != value and child.has_ended(wait_s)):
+        if child is None or (earlier_value != value and child.has_ended()):
             child, earlier_value = (
                 Child(lambda: self._tree.write(name, value, may_wait=True)),
                 value,

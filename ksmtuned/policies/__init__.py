@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ksmtuned.model import Policy
+from ksmtuned.policies.adaptive import Adaptive
 from ksmtuned.policies.classic import Classic
 from ksmtuned.policies.fixed import Fixed
 from ksmtuned.policies.off import Off
 
-POLICIES: Mapping[str, type[Policy]] = {"classic": Classic, "fixed": Fixed, "off": Off}
+POLICIES: Mapping[str, type[Policy]] = {
+    "adaptive": Adaptive,
+    "classic": Classic,
+    "fixed": Fixed,
+    "off": Off,
+}
 
 
 def build(name: str, table: Mapping[str, Any]) -> Policy:

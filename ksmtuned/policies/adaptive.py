@@ -1,0 +1,400 @@
+"""Merge as fast as the budget allows when it pays, then stop and watch for the next change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ksmtuned import rates
+from ksmtuned.model import Code, Decision, Phase, Settings, Snapshot
+from ksmtuned.rates import Mark, mark
+from ksmtuned.units import PAGE_BYTES, duration, size
+
+GIB = 2**30
+# Settling: guests still fill, and a page that changes between two visits is visited in vain.
+SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.25, 1.2, 10.0
+BURST_TICK_S = 0.25
+# Landing: sleeps longer than our tick, so that a pass's end is seen, and run=0 written, before
+# the next batch. Then the cursor stands at the start of the list, and what comes meanwhile is put
+# at its end: two passes will do for it, not three (mm/ksm.c, __ksm_enter).
+LAND_TICK_S, LAND_SLEEP_MS, LAND_SURE_S, LAND_MOST_S = 0.015, 40, 0.028, 5.0
+LAND_BEFORE_S = 2.5 * BURST_TICK_S
+PROBE_FIRST_S, PROBE_MOST_S, PROBE_CPU_PCT = 120.0, 3600.0, 20.0
+NOISE_BYTES = 16 * 2**20  # anonymous memory of any host moves by so much
+HOPE_RATIO = 0.5  # of new memory that may merge, until it is seen
+REWRITTEN_RATIO = 0.1  # of the merged pages written to since: guests were changed in place
+SHORT_RATIO, EASY_RATIO, HYSTERESIS_RATIO = 0.20, 0.50, 0.02  # available, of RAM
+PRESSED_PCT = 10.0  # memory pressure that counts as shortage
+SPARSE_NS = 100_000.0  # a page cannot cost so much: ksmd walks an empty mapping (before 6.18)
+UNATTENDED_CPU_PCT = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptivePast:
+    """What the law remembers. Small, and plain values only."""
+
+    phase: Phase = Phase.WATCH
+    begun: Mark = field(default_factory=Mark)  # when the phase began
+    last: Mark = field(default_factory=Mark)  # the tick before
+    known: Mark = field(default_factory=Mark)  # when all memory had last been scanned
+    passed: Mark = field(default_factory=Mark)  # the last end of a pass
+    is_unknown: bool = True  # nothing was ever scanned to the end
+    newest_start: int = 0  # start time of the newest guest that is accounted for
+    grew_s: float = 0.0  # when memory last grew
+    passes: int = 0  # ends of passes in this burst
+    wanted_passes: int = 2
+    is_probe: bool = False
+    is_landing: bool = False
+    is_at_boundary: bool = True  # ksmd's cursor stands between two passes
+    visits: int = 0  # pages visited in one pass
+    pass_cpu_s: float = 0.0
+    pass_s: float = 0.0
+    ns_per_page: float = rates.NS_PER_PAGE
+    probe_s: float = PROBE_FIRST_S
+    scarcity: float = 1.0  # at the last verdict
+    smart_scan: int | None = None  # as it was before us
+    verdict: str = "nothing was scanned yet"
+
+
+Outcome = tuple[Decision, AdaptivePast]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adaptive:
+    """Settle, burst, stop on yield, watch, probe.
+
+    worth     = cpu_seconds_per_gib * scarcity(available memory, pressure)   CPU s per GiB
+    whether   : a burst starts if  growth * hope * worth >= the cost of a pass,
+                and goes on if     pages met but once * hit rate * worth >= the cost of a pass
+    how fast  : max_cpu % of a core, held by the measured cost of a page
+    A page merges at its second visit, so a burst takes two passes; three if ksmd's cursor stood
+    inside a pass when the memory came. Source: docs/architecture.md, "The adaptive law".
+    """
+
+    max_cpu: float = 30.0  # percent of one core
+    cpu_seconds_per_gib: float = 50.0
+    is_frugal: bool = True  # scan only while memory is short (profile production)
+    is_easy: bool = False  # stop earlier while memory is plentiful (profile desktop)
+    interval_s: float = 2.0  # between two looks in a watch
+    guest_memory: str = "rss"
+    needs_daemon: bool = True
+
+    def start(self) -> AdaptivePast:
+        """Nothing known: the first look settles what is to be done."""
+        return AdaptivePast()
+
+    def decide(self, now: Snapshot, past: AdaptivePast) -> Outcome:
+        """One look at the host."""
+        here = mark(now)
+        if past.last.time_s == 0.0:
+            past = replace(past, known=here, last=here, begun=here, smart_scan=now.ksm.smart_scan)
+        past = replace(past, ns_per_page=self._measured(past, here, now))
+        step: dict[Phase, Callable[[Snapshot, Mark, AdaptivePast], Outcome]] = {
+            Phase.WATCH: self._watch,
+            Phase.SETTLE: self._settle,
+            Phase.BURST: self._burst,
+        }
+        decision, after = step[past.phase](now, here, past)
+        return decision, replace(after, last=here)
+
+    def unattended(self, now: Snapshot) -> Decision:
+        """A pace that may stay without anybody to end it."""
+        if not self._may_scan(now, was_scanning=False):
+            return self._decision(now, AdaptivePast(), Code.PLENTY, self._why_plenty(now))
+        reason = f"at most {UNATTENDED_CPU_PCT:.0f} % of a core, since no daemon will end it"
+        settings = self._pace(now, AdaptivePast(), UNATTENDED_CPU_PCT / 100)
+        return Decision(settings=settings, phase=Phase.BURST, code=Code.BURST, reason=reason)
+
+    # -- the phases ------------------------------------------------------------------------------
+
+    def _watch(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
+        """run=0: merged pages stay merged and ksmd costs nothing."""
+        past = self._watched(now, here, past)
+        if not self._may_scan(now, was_scanning=False):
+            return self._decision(now, past, Code.PLENTY, self._why_plenty(now)), past
+        grown = self._grown_bytes(now, here, past)
+        if past.is_unknown or self._pays(now, grown * HOPE_RATIO, past.pass_cpu_s):
+            begun = replace(past, phase=Phase.SETTLE, begun=here, grew_s=here.time_s)
+            why = "nothing was scanned yet" if past.is_unknown else f"{size(grown)} of new memory"
+            return self._decision(now, begun, Code.SETTLE, f"{why}: let it settle"), begun
+        pause_s = past.begun.time_s + past.probe_s - here.time_s
+        if pause_s <= 0 or self._scarcity(now) >= 2 * past.scarcity:
+            why = "memory has become scarce" if pause_s > 0 else f"{duration(past.probe_s)} are up"
+            return self._begin(now, here, replace(past, is_probe=True), f"{why}: one cheap pass")
+        reason = f"watching: {past.verdict}; next look inside in {duration(max(1, pause_s))}"
+        return self._decision(now, past, Code.WATCH, reason), past
+
+    def _settle(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
+        """run=0 while new memory still fills."""
+        if rates.grown_bytes(past.last, here) > NOISE_BYTES // 8:
+            past = replace(past, grew_s=here.time_s)
+        is_calm = here.time_s - past.grew_s >= CALM_S
+        if is_calm or here.time_s - past.begun.time_s >= SETTLE_MOST_S:
+            why = "new memory has settled" if is_calm else "new memory does not settle"
+            return self._begin(now, here, replace(past, is_probe=False), why)
+        grown = size(max(0, self._grown_bytes(now, here, past)))
+        return self._decision(now, past, Code.SETTLE, f"{grown} of new memory, still growing"), past
+
+    def _begin(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
+        passes = 1 if past.is_probe else 2 if past.is_at_boundary else 3
+        past = replace(
+            past,
+            phase=Phase.BURST,
+            begun=here,
+            passed=here,
+            passes=0,
+            wanted_passes=passes,
+            is_landing=False,
+            is_at_boundary=False,
+        )
+        return self._scan(now, here, past, why)
+
+    def _burst(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
+        """run=1 until the last pass is done, or no longer worth it."""
+        if not self._may_scan(now, was_scanning=True):
+            return self._stop(now, here, past, self._why_plenty(now), is_done=False)
+        ended = here.full_scans - past.passed.full_scans
+        if ended > 0:
+            past = self._passed(here, past, ended)
+            goes_on, why = self._verdict(now, here, past)
+            past = replace(past, passed=here)
+            if not goes_on:
+                return self._stop(now, here, past, why)
+            return self._scan(now, here, past, why)
+        if self._is_idle(here, past):
+            return self._stop(now, here, past, "no process offers memory to merge")
+        if self._is_sparse(here, past):
+            return self._stop(now, here, past, "ksmd walks an empty mapping and scans nothing")
+        return self._scan(now, here, past, "")
+
+    # -- whether ---------------------------------------------------------------------------------
+
+    def _verdict(self, now: Snapshot, here: Mark, past: AdaptivePast) -> tuple[bool, str]:
+        """After the end of a pass: is another one worth its CPU?"""
+        saved = here.saving_bytes - past.passed.saving_bytes
+        cost_s = past.pass_cpu_s
+        found = f"the last pass saved {size(saved)} for {cost_s:.1f} CPU s"
+        fresh_pages = max(0, here.item_pages - past.passed.item_pages)
+        if past.passes < past.wanted_passes and not self._is_barren(here, past, fresh_pages):
+            return True, f"pass {past.passes} of {past.wanted_passes} is done"
+        late_bytes = max(0, rates.grown_bytes(past.passed, here))
+        once_bytes = fresh_pages * PAGE_BYTES
+        if past.is_probe:  # what changed in minutes may be calm by now; in seconds, hardly
+            once_bytes += max(0, here.volatile_pages - past.known.volatile_pages) * PAGE_BYTES
+        hit = self._hit_ratio(here, past)
+        if self._pays(now, once_bytes * hit, cost_s):
+            return True, f"{found}, and {size(once_bytes)} was met for the first time"
+        if self._pays(now, (once_bytes + late_bytes) * hit, 2 * cost_s):
+            return True, f"{found}, and {size(late_bytes)} came meanwhile"
+        if past.is_probe and self._pays(now, saved, cost_s):
+            return True, f"{found}: worth another one"
+        return False, found
+
+    def _is_barren(self, here: Mark, past: AdaptivePast, fresh_pages: int) -> bool:
+        """The first pass met nothing new, and nothing was rewritten: growth was not for us."""
+        is_first = past.passes == 1 and past.wanted_passes == 2
+        return (
+            is_first
+            and not past.is_unknown
+            and fresh_pages * PAGE_BYTES < NOISE_BYTES // 4
+            and (not self._is_rewritten(here, past))
+        )
+
+    def _hit_ratio(self, here: Mark, past: AdaptivePast) -> float:
+        """How much of what was met in this burst, or else ever, has merged."""
+        met = (here.item_pages - past.begun.item_pages) * PAGE_BYTES
+        saved = here.saving_bytes - past.begun.saving_bytes
+        if met < NOISE_BYTES:
+            met, saved = here.item_pages * PAGE_BYTES, here.saving_bytes
+        return min(1.0, max(0.02, saved / met)) if met > 0 else HOPE_RATIO
+
+    def _pays(self, now: Snapshot, gain_bytes: float, cost_s: float) -> bool:
+        if gain_bytes < NOISE_BYTES * HOPE_RATIO:
+            return False
+        return gain_bytes / GIB * self.cpu_seconds_per_gib * self._scarcity(now) >= cost_s
+
+    def _scarcity(self, now: Snapshot) -> float:
+        """How much more a GiB is worth than usual: 1, up to 10 as memory runs out, and more
+        under pressure; half where the profile takes it easy and memory is plentiful."""
+        ratio = available_ratio(now)
+        factor = 0.5 if self.is_easy and ratio > EASY_RATIO else 1.0
+        if ratio < SHORT_RATIO:
+            factor += 9.0 * (SHORT_RATIO - max(ratio, 0.02)) / (SHORT_RATIO - 0.02)
+        return factor * (1.0 + (now.pressure_pct or 0.0) / 10.0)
+
+    def _may_scan(self, now: Snapshot, *, was_scanning: bool) -> bool:
+        limit = SHORT_RATIO + (HYSTERESIS_RATIO if was_scanning else 0.0)
+        is_short = available_ratio(now) < limit or (now.pressure_pct or 0.0) >= PRESSED_PCT
+        return is_short or not self.is_frugal
+
+    def _why_plenty(self, now: Snapshot) -> str:
+        available = size(available_ratio(now) * now.meminfo.total_bytes)
+        limit = size(SHORT_RATIO * now.meminfo.total_bytes)
+        return f"{available} available is above {limit} (20 % of RAM): profile production waits"
+
+    # -- how fast --------------------------------------------------------------------------------
+
+    def _scan(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
+        left_s = self._left_s(here, past)
+        is_last = past.passes + 1 >= past.wanted_passes
+        is_landing = is_last and left_s < LAND_BEFORE_S
+        if past.is_landing and here.time_s - past.passed.time_s > past.pass_s + LAND_MOST_S:
+            is_landing = False  # the end does not come: never mind where the cursor stands
+        past = replace(past, is_landing=is_landing)
+        share = min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100
+        code = Code.PROBE if past.is_probe else Code.BURST
+        progress = f"pass {past.passes + 1} of {max(past.wanted_passes, past.passes + 1)}"
+        decision = Decision(
+            settings=self._pace(now, past, share),
+            phase=Phase.BURST,
+            code=code,
+            reason=f"{why or 'scanning'}: {progress}, at most {share * 100:.0f} % of a core",
+            next_tick_s=LAND_TICK_S if is_landing else BURST_TICK_S,
+            is_routine=not why,
+        )
+        return decision, past
+
+    def _pace(self, now: Snapshot, past: AdaptivePast, share: float) -> Settings:
+        """Batches of 5 to 50 ms, and the sleep that makes them `share` of a core."""
+        sleep_ms = 1.0
+        batch_ms = 50.0
+        if share < 0.95:
+            batch_ms = min(50.0, max(5.0, 4.0 * share / (1.0 - share)))
+            sleep_ms = batch_ms * (1.0 / share - 1.0)
+        if past.is_landing and sleep_ms < LAND_SLEEP_MS:
+            batch_ms = min(50.0, LAND_SLEEP_MS * share / max(0.05, 1.0 - share))
+            sleep_ms = LAND_SLEEP_MS
+        pages = max(16, int(batch_ms * 1e6 / past.ns_per_page))
+        current = now.ksm.pages_to_scan or 0
+        if now.ksm.value("run") == 1 and abs(pages - current) <= current * 0.15:
+            pages = current  # not worth a write
+        return Settings(
+            run=1,
+            pages_to_scan=pages,
+            sleep_millisecs=max(1, round(sleep_ms)),
+            smart_scan=self._smart_scan(past),
+            use_zero_pages=None if now.ksm.ksm_zero_pages is None else 1,
+        )
+
+    def _smart_scan(self, past: AdaptivePast) -> int | None:
+        """Off after guests were changed in place: it would find that up to 8 passes late."""
+        if past.smart_scan is None:
+            return None
+        return 0 if self._is_rewritten(past.begun, past) else past.smart_scan
+
+    def _is_rewritten(self, here: Mark, past: AdaptivePast) -> bool:
+        written = here.cow_pages - past.known.cow_pages
+        merged = past.known.saving_bytes // PAGE_BYTES
+        return written > 1000 and written > merged * REWRITTEN_RATIO
+
+    def _left_s(self, here: Mark, past: AdaptivePast) -> float:
+        """Until the pass under way ends, as far as one can tell."""
+        share = max(0.05, min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100)
+        gone = rates.visited(past.passed, here)
+        if gone is not None:
+            new_pages = max(0, rates.grown_bytes(past.known, here)) // PAGE_BYTES
+            whole = past.visits if past.passes else past.visits + new_pages
+            return max(0, whole - gone) * past.ns_per_page / 1e9 / share
+        return max(0.0, past.pass_s - (here.time_s - past.passed.time_s))
+
+    # -- bookkeeping -----------------------------------------------------------------------------
+
+    def _grown_bytes(self, now: Snapshot, here: Mark, past: AdaptivePast) -> int:
+        """Memory that came since all was last scanned. A guest that went hides one that came in
+        the sum over the host, so new guests are counted by themselves, too."""
+        new = sum(g.memory_bytes for g in now.guests if g.start_time > past.newest_start)
+        return max(rates.grown_bytes(past.known, here), new if not past.is_unknown else 0)
+
+    def _watched(self, now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
+        past = replace(past, scarcity=min(past.scarcity, self._scarcity(now)))
+        if past.is_at_boundary and rates.visited(past.last, here):
+            past = replace(past, is_at_boundary=False)  # ksmd went on after our stop, after all
+        if here.anon_bytes < past.known.anon_bytes:  # somebody left: growth counts from there
+            past = replace(past, known=replace(past.known, anon_bytes=here.anon_bytes))
+        return past
+
+    def _measured(self, past: AdaptivePast, here: Mark, now: Snapshot) -> float:
+        """Nanoseconds of ksmd's CPU for a page, as lately seen."""
+        found = rates.ns_per_page(past.last, here)
+        if found is None and past.phase is Phase.BURST and here.scanned_pages is None:
+            share = min(0.98, rates.cpu_share(past.last, here))
+            sleep_ns = (now.ksm.sleep_millisecs or 1) * 1e6
+            found = share / (1 - share) * sleep_ns / max(1, now.ksm.pages_to_scan or 1)
+        if not found:
+            return past.ns_per_page
+        return min(1e6, max(100.0, (past.ns_per_page + found) / 2))
+
+    def _passed(self, here: Mark, past: AdaptivePast, ended: int) -> AdaptivePast:
+        before = past.passed
+        visits = rates.visited(before, here)
+        return replace(
+            past,
+            passes=past.passes + ended,
+            visits=past.visits if visits is None else visits // ended,
+            pass_cpu_s=(here.cpu_s - before.cpu_s) / ended,
+            pass_s=(here.time_s - before.time_s) / ended,
+        )
+
+    def _is_idle(self, here: Mark, past: AdaptivePast) -> bool:
+        """Nothing is registered: ksmd sleeps though it may run."""
+        for_s = here.time_s - past.passed.time_s
+        scanned = rates.visited(past.passed, here)
+        is_still = rates.cpu_share(past.passed, here) < 0.001 if scanned is None else scanned == 0
+        return for_s > 1.0 and is_still and rates.cpu_share(past.passed, here) < 0.02
+
+    def _is_sparse(self, here: Mark, past: AdaptivePast) -> bool:
+        scanned = rates.visited(past.passed, here)
+        cpu_s = here.cpu_s - past.passed.cpu_s
+        return scanned is not None and cpu_s > 2.0 and cpu_s * 1e9 > SPARSE_NS * max(1, scanned)
+
+    def _stop(
+        self, now: Snapshot, here: Mark, past: AdaptivePast, why: str, *, is_done: bool = True
+    ) -> Outcome:
+        """Back to watching. Not done: what grew stays to be scanned."""
+        late_bytes = max(0, rates.grown_bytes(past.passed, here))
+        is_exact = (
+            here.visited_pages is not None
+            and past.is_landing
+            and here.time_s - past.last.time_s < LAND_SURE_S
+        )
+        is_untouched = here.item_pages == 0 and here.full_scans == past.begun.full_scans
+        pause_s = PROBE_FIRST_S
+        if past.is_probe:
+            pause_s = min(2 * past.probe_s, PROBE_MOST_S)
+        newest = max((guest.start_time for guest in now.guests), default=0)
+        done = replace(
+            past,
+            known=replace(here, anon_bytes=here.anon_bytes - late_bytes),
+            is_unknown=False,
+            newest_start=max(newest, past.newest_start),
+            scarcity=self._scarcity(now),
+        )
+        after = replace(
+            done if is_done else past,
+            phase=Phase.WATCH,
+            begun=here,
+            is_landing=False,
+            is_at_boundary=is_exact or is_untouched,
+            probe_s=pause_s,
+            verdict=why,
+        )
+        return self._decision(now, after, Code.WATCH, f"{why}: stop and watch"), after
+
+    def _decision(self, now: Snapshot, past: AdaptivePast, code: Code, reason: str) -> Decision:
+        """A stop, with its reason."""
+        return Decision(
+            settings=Settings(run=0),
+            phase=past.phase,
+            code=code,
+            reason=reason,
+            next_tick_s=SETTLE_TICK_S if past.phase is Phase.SETTLE else None,
+        )
+
+
+def available_ratio(now: Snapshot) -> float:
+    """Part of RAM that can be had without swapping; ZFS's cache counts as such."""
+    meminfo = now.meminfo
+    available = meminfo.available_bytes
+    if available is None:
+        available = meminfo.free_bytes + meminfo.buffers_bytes + meminfo.cached_bytes
+    return min(1.0, (available + meminfo.arc_bytes) / meminfo.total_bytes)
