@@ -80,19 +80,29 @@ class Engine:
         firsts = {c: self._originals.first(c) for c in before.controls if c not in orders.controls}
         self._give_back = {c: first for c, first in firsts.items() if first is not None}
 
+    def halt(self) -> None:
+        """Stop ksmd where our policy would have gone on. Errors: NoKsm, RunDirError."""
+        if self._policy.needs_daemon:
+            self._stop_ksmd()
+
     def take_back(self) -> None:
         """What somebody else changed is ours again; but for an unmerge, which is never broken."""
         self._ours.clear()
         self._foreign.clear()
 
-    def tick(self, *, dry_run: bool = False) -> Tick:
+    def tick(self, *, dry_run: bool = False, is_alone: bool = False) -> Tick:
         """One turn. A refused write is part of the answer, not an error.
+
+        is_alone: no daemon will follow, so nothing is left that needs one.
 
         Errors: NoKsm, Garbled, KernelRefused (the host cannot be read), RunDirError (the first
         values cannot be saved: nothing was written).
         """
         now = self._host.snapshot(self._guests())
-        decision, self._past = self._policy.decide(now, self._past)
+        if is_alone and self._policy.needs_daemon:
+            decision = self._policy.unattended(now)
+        else:
+            decision, self._past = self._policy.decide(now, self._past)
         self._is_hasty = (decision.next_tick_s or _GUESTS_S) < _GUESTS_S
         decision = replace(decision, settings=self._with_controls(decision.settings))
         self._notice_foreign(now)
@@ -123,32 +133,41 @@ class Engine:
         what was refused. Errors: NoKsm, Garbled, KernelRefused, RunDirError.
         """
         if on_stop == "keep":
+            left = self._stop_ksmd() if self._policy.needs_daemon else ((), ())
             self._originals.keep_only(())
-            return (), ()
+            return left
         done: tuple[Write, ...] = ()
         refused: tuple[Refusal, ...] = ()
-        if on_stop in ("stop", "unmerge") and "run" not in self._left_alone():
-            done, refused = self._stop_ksmd(is_unmerge=on_stop == "unmerge", beat=beat)
+        failed: tuple[Refusal, ...] = ()
+        if on_stop in ("stop", "unmerge"):
+            done, refused = self._stop_ksmd()
+            if on_stop == "unmerge" and not refused and "run" not in self._left_alone():
+                act, failed = self._unmerge(beat)
+                done, refused = done + act, refused + failed
             self._originals.forget("run")
         given, failed = give_back(self._host, self._originals, self.write_wait_s)
         return done + given, refused + failed
 
-    def _stop_ksmd(
-        self, *, is_unmerge: bool, beat: Callable[[], None]
-    ) -> tuple[tuple[Write, ...], tuple[Refusal, ...]]:
-        now = self._host.snapshot()
-        stop = plan(now.ksm, Settings(run=RUN_STOP))
+    def _stop_ksmd(self) -> tuple[tuple[Write, ...], tuple[Refusal, ...]]:
+        """run=0, unless `run` is somebody else's."""
+        stop = plan(self._host.ksm.read()[0], Settings(run=RUN_STOP), self._left_alone())
+        if stop:
+            self._originals.note(stop)
         refused = write_all(self._host, stop, self.write_wait_s)
-        if is_unmerge and now.ksm.saving_bytes:
-            act = Write("run", RUN_STOP, RUN_UNMERGE)
-            try:
-                check_headroom(now)
-                self._originals.note([act])
-                unmerge(self._host, beat, self.write_wait_s)
-                stop += (act,)
-            except KsmtunedError as error:
-                refused += (Refusal(act, error),)
         return all_but(stop, refused), refused
+
+    def _unmerge(self, beat: Callable[[], None]) -> tuple[tuple[Write, ...], tuple[Refusal, ...]]:
+        act = Write("run", RUN_STOP, RUN_UNMERGE)
+        now = self._host.snapshot()
+        try:
+            if now.ksm.saving_bytes == 0:
+                return (), ()
+            check_headroom(now)
+            self._originals.note([act])
+            unmerge(self._host, beat, self.write_wait_s)
+        except KsmtunedError as error:
+            return (), (Refusal(act, error),)
+        return (act,), ()
 
     def _guests(self) -> tuple[Guest, ...]:
         """The guests now; where ticks are hasty, as they were a moment ago."""

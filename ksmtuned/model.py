@@ -134,6 +134,9 @@ class Settings:
 
 
 CONTROLS: tuple[str, ...] = tuple(f.name for f in fields(Settings))
+ADVISOR_CONTROLS = tuple(name for name in CONTROLS if name.startswith("advisor_"))
+ADVISOR_MODES = ADVISOR_OFF, ADVISOR_ON = "none", "scan-time"
+PAGES_WITHOUT_ADVISOR = 100  # what a change to "none" sets pages_to_scan to (mm/ksm.c)
 
 
 class Phase(StrEnum):
@@ -159,6 +162,10 @@ class Code(StrEnum):
     PROBE = "probe"  # one cheap pass, to see whether anything changed unseen
     WATCH = "watch"
     PLENTY = "plenty"  # memory is plentiful, and the profile scans only when it is not
+    ADVISOR = "advisor"  # the kernel's advisor sets the pace
+    ADVISOR_START = "advisor-start"
+    ADVISOR_RESTART = "advisor-restart"  # it has stalled
+    NO_ADVISOR = "no-advisor"  # this kernel has none: a constant pace instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +177,7 @@ class Decision:
     code: Code
     reason: str  # one sentence for people: value, limit, consequence
     next_tick_s: float | None = None  # when to look again; None: the policy's own interval
+    progress: float | None = None  # of the work under way, 0 to 1
     is_routine: bool = False  # only holds a pace: not worth a line in the log
 
 
@@ -208,6 +216,13 @@ class Policy(Protocol):
     @property
     def guest_memory(self) -> str:
         """The measure of guest memory that it reads: rss, cgroup, pss or none."""
+
+    @property
+    def needs_daemon(self) -> bool:
+        """Does what it sets need somebody to end it?"""
+
+    def unattended(self, now: Snapshot) -> Decision:
+        """What may be left without a daemon."""
 
     def start(self) -> Any:
         """The past of a policy that has not decided anything yet."""

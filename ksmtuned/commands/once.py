@@ -16,6 +16,7 @@ from ksmtuned.host.lease import Lease
 from ksmtuned.model import Tick, exit_status
 from ksmtuned.orders import orders_of
 from ksmtuned.originals import Originals
+from ksmtuned.progress import wait_for_burst
 from ksmtuned.rundir import DEFAULT, RunDir
 from ksmtuned.units import printable
 
@@ -32,7 +33,10 @@ def run(args: argparse.Namespace) -> int:
         # A dry run writes nothing, so it needs no first values: an ordinary user may not read them.
         originals = Originals(rundir, boot_id) if args.dry_run else Originals.load(rundir, boot_id)
         engine = Engine(host, orders_of(config.settings), originals)
-        tick = engine.tick(dry_run=args.dry_run)
+        if args.wait and not args.dry_run:
+            tick = wait_for_burst(engine)
+        else:
+            tick = engine.tick(dry_run=args.dry_run, is_alone=True)
     if args.json:
         about = {"dry_run": args.dry_run}
         print(

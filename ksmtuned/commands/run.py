@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="with --once: only say what would be written"
     )
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="with --once: stay until what there is to merge is merged (policy adaptive)",
+    )
     parser.add_argument("--json", action="store_true", help="with --once: the result as JSON")
 
 
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.once:
         return once.run(args)
-    for option in ("dry_run", "json"):
+    for option in ("dry_run", "wait", "json"):
         if getattr(args, option):
             raise UsageError(f"--{option.replace('_', '-')} goes with --once")
     from ksmtuned.daemon import Daemon, raise_descriptor_limit  # pyudev, systemd: for it alone

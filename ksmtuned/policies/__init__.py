@@ -7,12 +7,14 @@ from typing import Any
 
 from ksmtuned.model import Policy
 from ksmtuned.policies.adaptive import Adaptive
+from ksmtuned.policies.advisor import Advisor
 from ksmtuned.policies.classic import Classic
 from ksmtuned.policies.fixed import Fixed
 from ksmtuned.policies.off import Off
 
 POLICIES: Mapping[str, type[Policy]] = {
     "adaptive": Adaptive,
+    "advisor": Advisor,
     "classic": Classic,
     "fixed": Fixed,
     "off": Off,

@@ -18,9 +18,11 @@ BURST_TICK_S = 0.25
 # the next batch. Then the cursor stands at the start of the list, and what comes meanwhile is put
 # at its end: two passes will do for it, not three (mm/ksm.c, __ksm_enter).
 LAND_TICK_S, LAND_SLEEP_MS, LAND_SURE_S, LAND_MOST_S = 0.015, 40, 0.028, 5.0
-LAND_BEFORE_S = 2.5 * BURST_TICK_S
+LAND_BEFORE_S, NEAR_S, NEAR_TICK_S = 0.3, 1.2, 0.1
+GAUGE_S = 0.2  # the least time over which a page's cost is measured
 PROBE_FIRST_S, PROBE_MOST_S, PROBE_CPU_PCT = 120.0, 3600.0, 20.0
 NOISE_BYTES = 16 * 2**20  # anonymous memory of any host moves by so much
+CALM_RATIO, CALM_BYTES_S = 0.15, 8 * 2**20  # growth this slow, against its peak, is calm
 HOPE_RATIO = 0.5  # of new memory that may merge, until it is seen
 REWRITTEN_RATIO = 0.1  # of the merged pages written to since: guests were changed in place
 SHORT_RATIO, EASY_RATIO, HYSTERESIS_RATIO = 0.20, 0.50, 0.02  # available, of RAM
@@ -41,6 +43,8 @@ class AdaptivePast:
     is_unknown: bool = True  # nothing was ever scanned to the end
     newest_start: int = 0  # start time of the newest guest that is accounted for
     grew_s: float = 0.0  # when memory last grew
+    peak_bytes_s: float = 0.0  # the fastest that it grew in this settling
+    gauge: Mark = field(default_factory=Mark)  # since when a page's cost is measured
     passes: int = 0  # ends of passes in this burst
     wanted_passes: int = 2
     is_probe: bool = False
@@ -88,7 +92,7 @@ class Adaptive:
         here = mark(now)
         if past.last.time_s == 0.0:
             past = replace(past, known=here, last=here, begun=here, smart_scan=now.ksm.smart_scan)
-        past = replace(past, ns_per_page=self._measured(past, here, now))
+        past = self._measured(now, here, past)
         step: dict[Phase, Callable[[Snapshot, Mark, AdaptivePast], Outcome]] = {
             Phase.WATCH: self._watch,
             Phase.SETTLE: self._settle,
@@ -114,7 +118,9 @@ class Adaptive:
             return self._decision(now, past, Code.PLENTY, self._why_plenty(now)), past
         grown = self._grown_bytes(now, here, past)
         if past.is_unknown or self._pays(now, grown * HOPE_RATIO, past.pass_cpu_s):
-            begun = replace(past, phase=Phase.SETTLE, begun=here, grew_s=here.time_s)
+            begun = replace(
+                past, phase=Phase.SETTLE, begun=here, grew_s=here.time_s, peak_bytes_s=0.0
+            )
             why = "nothing was scanned yet" if past.is_unknown else f"{size(grown)} of new memory"
             return self._decision(now, begun, Code.SETTLE, f"{why}: let it settle"), begun
         pause_s = past.begun.time_s + past.probe_s - here.time_s
@@ -126,7 +132,11 @@ class Adaptive:
 
     def _settle(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
         """run=0 while new memory still fills."""
-        if rates.grown_bytes(past.last, here) > NOISE_BYTES // 8:
+        grew_bytes_s = rates.grown_bytes(past.last, here) / max(
+            1e-3, here.time_s - past.last.time_s
+        )
+        past = replace(past, peak_bytes_s=max(past.peak_bytes_s, grew_bytes_s))
+        if grew_bytes_s > max(CALM_BYTES_S, CALM_RATIO * past.peak_bytes_s):
             past = replace(past, grew_s=here.time_s)
         is_calm = here.time_s - past.grew_s >= CALM_S
         if is_calm or here.time_s - past.begun.time_s >= SETTLE_MOST_S:
@@ -237,6 +247,7 @@ class Adaptive:
     def _scan(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
         left_s = self._left_s(here, past)
         is_last = past.passes + 1 >= past.wanted_passes
+        is_near = left_s < NEAR_S
         is_landing = is_last and left_s < LAND_BEFORE_S
         if past.is_landing and here.time_s - past.passed.time_s > past.pass_s + LAND_MOST_S:
             is_landing = False  # the end does not come: never mind where the cursor stands
@@ -249,7 +260,8 @@ class Adaptive:
             phase=Phase.BURST,
             code=code,
             reason=f"{why or 'scanning'}: {progress}, at most {share * 100:.0f} % of a core",
-            next_tick_s=LAND_TICK_S if is_landing else BURST_TICK_S,
+            next_tick_s=LAND_TICK_S if is_landing else NEAR_TICK_S if is_near else BURST_TICK_S,
+            progress=self._progress(here, past),
             is_routine=not why,
         )
         return decision, past
@@ -297,6 +309,13 @@ class Adaptive:
             return max(0, whole - gone) * past.ns_per_page / 1e9 / share
         return max(0.0, past.pass_s - (here.time_s - past.passed.time_s))
 
+    def _progress(self, here: Mark, past: AdaptivePast) -> float | None:
+        gone = rates.visited(past.passed, here)
+        if gone is None or not past.visits:
+            return None
+        in_pass = min(1.0, gone / past.visits)
+        return min(1.0, (past.passes + in_pass) / max(past.wanted_passes, past.passes + 1))
+
     # -- bookkeeping -----------------------------------------------------------------------------
 
     def _grown_bytes(self, now: Snapshot, here: Mark, past: AdaptivePast) -> int:
@@ -313,16 +332,21 @@ class Adaptive:
             past = replace(past, known=replace(past.known, anon_bytes=here.anon_bytes))
         return past
 
-    def _measured(self, past: AdaptivePast, here: Mark, now: Snapshot) -> float:
-        """Nanoseconds of ksmd's CPU for a page, as lately seen."""
-        found = rates.ns_per_page(past.last, here)
-        if found is None and past.phase is Phase.BURST and here.scanned_pages is None:
-            share = min(0.98, rates.cpu_share(past.last, here))
+    def _measured(self, now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
+        """What a page costs, in nanoseconds of ksmd's CPU, as lately seen."""
+        if past.phase is not Phase.BURST:
+            return replace(past, gauge=here)
+        if here.time_s - past.gauge.time_s < GAUGE_S:
+            return past
+        found = rates.ns_per_page(past.gauge, here)
+        if here.scanned_pages is None:
+            share = min(0.98, rates.cpu_share(past.gauge, here))
             sleep_ns = (now.ksm.sleep_millisecs or 1) * 1e6
             found = share / (1 - share) * sleep_ns / max(1, now.ksm.pages_to_scan or 1)
         if not found:
-            return past.ns_per_page
-        return min(1e6, max(100.0, (past.ns_per_page + found) / 2))
+            return past
+        lately = min(1e6, max(100.0, (past.ns_per_page + found) / 2))
+        return replace(past, ns_per_page=lately, gauge=here)
 
     def _passed(self, here: Mark, past: AdaptivePast, ended: int) -> AdaptivePast:
         before = past.passed

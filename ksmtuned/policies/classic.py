@@ -38,6 +38,11 @@ class Classic:
     guest_memory: str = "rss"
     free_memory: str = "ksmtuned"
     interval_s: float = 60.0
+    needs_daemon: bool = False
+
+    def unattended(self, now: Snapshot) -> Decision:
+        """The same as with a daemon."""
+        return self.decide(now, self.start())[0]
 
     def start(self) -> ClassicPast:
         """Nothing decided yet: the first scan starts from 0 pages, boosted or clamped."""

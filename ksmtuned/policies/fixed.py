@@ -15,6 +15,11 @@ class Fixed:
     sleep_millisecs: int = 20  # between two batches
     interval_s: float = 60.0
     guest_memory: str = "rss"
+    needs_daemon: bool = False
+
+    def unattended(self, now: Snapshot) -> Decision:
+        """The same as with a daemon."""
+        return self.decide(now, None)[0]
 
     def start(self) -> None:
         """A constant needs no past."""

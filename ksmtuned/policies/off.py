@@ -13,6 +13,11 @@ class Off:
 
     interval_s: float = 60.0
     guest_memory: str = "rss"
+    needs_daemon: bool = False
+
+    def unattended(self, now: Snapshot) -> Decision:
+        """The same as with a daemon."""
+        return self.decide(now, None)[0]
 
     def start(self) -> None:
         """A constant needs no past."""
