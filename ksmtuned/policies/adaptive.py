@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ksmtuned import rates
-from ksmtuned.model import Code, Decision, Phase, Settings, Snapshot
+from ksmtuned.model import RUN_SCAN, Code, Decision, Phase, Settings, Snapshot
+from ksmtuned.pace import pace, steady
 from ksmtuned.rates import Mark, mark
 from ksmtuned.units import PAGE_BYTES, duration, size
+from ksmtuned.worth import SHORT_RATIO, available_ratio, is_short, scarcity
 
 GIB = 2**30
 # Settling: guests still fill, and a page that changes between two visits is visited in vain.
@@ -17,7 +19,7 @@ BURST_TICK_S = 0.25
 # Landing: sleeps longer than our tick, so that a pass's end is seen, and run=0 written, before
 # the next batch. Then the cursor stands at the start of the list, and what comes meanwhile is put
 # at its end: two passes will do for it, not three (mm/ksm.c, __ksm_enter).
-LAND_TICK_S, LAND_SLEEP_MS, LAND_SURE_S, LAND_MOST_S = 0.015, 40, 0.028, 5.0
+LAND_TICK_S, LAND_SURE_S, LAND_MOST_S = 0.015, 0.028, 5.0
 LAND_BEFORE_S, NEAR_S, NEAR_TICK_S = 0.3, 1.2, 0.1
 GAUGE_S = 0.2  # the least time over which a page's cost is measured
 PROBE_FIRST_S, PROBE_MOST_S, PROBE_CPU_PCT = 120.0, 3600.0, 20.0
@@ -25,10 +27,8 @@ NOISE_BYTES = 16 * 2**20  # anonymous memory of any host moves by so much
 CALM_RATIO, CALM_BYTES_S = 0.15, 8 * 2**20  # growth this slow, against its peak, is calm
 HOPE_RATIO = 0.5  # of new memory that may merge, until it is seen
 REWRITTEN_RATIO = 0.1  # of the merged pages written to since: guests were changed in place
-SHORT_RATIO, EASY_RATIO, HYSTERESIS_RATIO = 0.20, 0.50, 0.02  # available, of RAM
-PRESSED_PCT = 10.0  # memory pressure that counts as shortage
 SPARSE_NS = 100_000.0  # a page cannot cost so much: ksmd walks an empty mapping (before 6.18)
-UNATTENDED_CPU_PCT = 5.0
+UNATTENDED_CPU_PCT, UNATTENDED_NS = 5.0, 10_000.0  # nobody will correct it: a page at its dearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,8 @@ class Adaptive:
         if not self._may_scan(now, was_scanning=False):
             return self._decision(now, AdaptivePast(), Code.PLENTY, self._why_plenty(now))
         reason = f"at most {UNATTENDED_CPU_PCT:.0f} % of a core, since no daemon will end it"
-        settings = self._pace(now, AdaptivePast(), UNATTENDED_CPU_PCT / 100)
+        dear = AdaptivePast(ns_per_page=UNATTENDED_NS, smart_scan=now.ksm.smart_scan)
+        settings = self._pace(now, dear, UNATTENDED_CPU_PCT / 100)
         return Decision(settings=settings, phase=Phase.BURST, code=Code.BURST, reason=reason)
 
     # -- the phases ------------------------------------------------------------------------------
@@ -224,18 +225,10 @@ class Adaptive:
         return gain_bytes / GIB * self.cpu_seconds_per_gib * self._scarcity(now) >= cost_s
 
     def _scarcity(self, now: Snapshot) -> float:
-        """How much more a GiB is worth than usual: 1, up to 10 as memory runs out, and more
-        under pressure; half where the profile takes it easy and memory is plentiful."""
-        ratio = available_ratio(now)
-        factor = 0.5 if self.is_easy and ratio > EASY_RATIO else 1.0
-        if ratio < SHORT_RATIO:
-            factor += 9.0 * (SHORT_RATIO - max(ratio, 0.02)) / (SHORT_RATIO - 0.02)
-        return factor * (1.0 + (now.pressure_pct or 0.0) / 10.0)
+        return scarcity(now, is_easy=self.is_easy)
 
     def _may_scan(self, now: Snapshot, *, was_scanning: bool) -> bool:
-        limit = SHORT_RATIO + (HYSTERESIS_RATIO if was_scanning else 0.0)
-        is_short = available_ratio(now) < limit or (now.pressure_pct or 0.0) >= PRESSED_PCT
-        return is_short or not self.is_frugal
+        return not self.is_frugal or is_short(now, was_short=was_scanning)
 
     def _why_plenty(self, now: Snapshot) -> str:
         available = size(available_ratio(now) * now.meminfo.total_bytes)
@@ -267,23 +260,14 @@ class Adaptive:
         return decision, past
 
     def _pace(self, now: Snapshot, past: AdaptivePast, share: float) -> Settings:
-        """Batches of 5 to 50 ms, and the sleep that makes them `share` of a core."""
-        sleep_ms = 1.0
-        batch_ms = 50.0
-        if share < 0.95:
-            batch_ms = min(50.0, max(5.0, 4.0 * share / (1.0 - share)))
-            sleep_ms = batch_ms * (1.0 / share - 1.0)
-        if past.is_landing and sleep_ms < LAND_SLEEP_MS:
-            batch_ms = min(50.0, LAND_SLEEP_MS * share / max(0.05, 1.0 - share))
-            sleep_ms = LAND_SLEEP_MS
-        pages = max(16, int(batch_ms * 1e6 / past.ns_per_page))
-        current = now.ksm.pages_to_scan or 0
-        if now.ksm.value("run") == 1 and abs(pages - current) <= current * 0.15:
-            pages = current  # not worth a write
+        """Everything that is to be set while ksmd scans."""
+        wanted = pace(share, past.ns_per_page, is_landing=past.is_landing)
+        if now.ksm.value("run") == RUN_SCAN:
+            wanted = steady(wanted, now.ksm.pages_to_scan)
         return Settings(
             run=1,
-            pages_to_scan=pages,
-            sleep_millisecs=max(1, round(sleep_ms)),
+            pages_to_scan=wanted.pages_to_scan,
+            sleep_millisecs=wanted.sleep_millisecs,
             smart_scan=self._smart_scan(past),
             use_zero_pages=None if now.ksm.ksm_zero_pages is None else 1,
         )
@@ -413,12 +397,3 @@ class Adaptive:
             reason=reason,
             next_tick_s=SETTLE_TICK_S if past.phase is Phase.SETTLE else None,
         )
-
-
-def available_ratio(now: Snapshot) -> float:
-    """Part of RAM that can be had without swapping; ZFS's cache counts as such."""
-    meminfo = now.meminfo
-    available = meminfo.available_bytes
-    if available is None:
-        available = meminfo.free_bytes + meminfo.buffers_bytes + meminfo.cached_bytes
-    return min(1.0, (available + meminfo.arc_bytes) / meminfo.total_bytes)
