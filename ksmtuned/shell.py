@@ -26,7 +26,7 @@ _TOKEN = re.compile(
   | (?P<here>     <<(?!<) )
   | (?P<redirect> <<< | [<>] )
   | (?P<end>      \n | ;;&? | ;& | && | \|[|&]? | ; | & | [()] )
-  | (?P<word>     (?:{_UNNAMED_PIECES})++ )
+  | (?P<word>     (?:{_UNNAMED_PIECES})+ )
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
 )

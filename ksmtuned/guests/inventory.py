@@ -44,6 +44,7 @@ class Inventory:
         self._guests: dict[int, _Known] = {}
         self._others: dict[int, int] = {}  # pid -> inode of what is settled to be no guest
         self._turn = 0
+        self.unread: dict[str, KsmtunedError] = {}  # what the last reading could not read
         psutil.PROCFS_PATH = str(host.root / "proc")
 
     def read(self) -> tuple[Guest, ...]:
@@ -55,6 +56,7 @@ class Inventory:
         others: dict[int, int] = {}
         cgroups: set[str] = set()
         self._turn = (self._turn + 1) % _ROUND
+        self.unread = {}
         for pid, inode in self._proc.pids().items():
             is_due = pid % _ROUND == self._turn or not self._proc.is_live
             if self._others.get(pid) == inode and not is_due:
@@ -111,13 +113,35 @@ class Inventory:
                 memory_bytes=0,
             ),
             statm=self._proc.statm(pid),
-            cgroup=self._proc.memory_cgroup(pid) if self._measure == "cgroup" else None,
+            cgroup=self._cgroup(pid),
         )
+
+    def _cgroup(self, pid: int) -> str | None:
+        try:
+            return self._proc.memory_cgroup(pid) if self._measure == "cgroup" else None
+        except KsmtunedError as error:
+            self.unread["guests"] = error
+            return None
 
     def _memory_bytes(
         self, known: _Known, stat: ProcessStat | None, cgroups: set[str]
     ) -> int | None:
-        """None: the guest has gone. `cgroups`: those that are counted already."""
+        """None: the guest has gone. `cgroups`: those that are counted already.
+
+        What cannot be measured as wanted (no right to read it) is measured by rss, and told.
+        """
+        try:
+            measured = self._measured(known, cgroups)
+        except KsmtunedError as error:
+            self.unread["guests"] = error
+            measured = None
+        if measured is not None:
+            return measured
+        # A host tree made by hand may carry only one of stat and statm.
+        return (stat.rss_bytes if stat else 0) or rss_bytes(known.statm)
+
+    def _measured(self, known: _Known, cgroups: set[str]) -> int | None:
+        """Memory by a measure other than rss; None: that measure has nothing to say."""
         if self._measure == "none":
             return 0
         if self._measure == "cgroup" and known.cgroup:
@@ -128,8 +152,5 @@ class Inventory:
                 cgroups.add(known.cgroup)
                 return anon_bytes
         if self._measure == "pss":
-            pss_bytes = self._proc.pss_bytes(known.guest.pid)
-            if pss_bytes is not None:
-                return pss_bytes
-        # A host tree made by hand may carry only one of stat and statm.
-        return (stat.rss_bytes if stat else 0) or rss_bytes(known.statm)
+            return self._proc.pss_bytes(known.guest.pid)
+        return None

@@ -84,22 +84,27 @@ class Proc:
 
     def _arc_bytes(self) -> int:
         """What ZFS's cache holds above its own minimum; 0 without ZFS."""
-        found = dict(_ARC_LINE.findall(self._arcstats.read() or b""))
+        found = dict(_ARC_LINE.findall(self._optional(self._arcstats)))
         return max(0, int(found.get(b"size", 0)) - int(found.get(b"c_min", 0)))
 
     def cow_ksm(self) -> int | None:
         """Merged pages that were written to since boot; None before 5.18. Source: vmstat."""
-        match = _COW_LINE.search(self._vmstat.read() or b"")
+        match = _COW_LINE.search(self._optional(self._vmstat))
         return int(match[1]) if match else None
 
     def pressure_pct(self) -> float | None:
         """Share of time in which some task waited for memory, 10 s average; None: no PSI here
         (an old kernel, or switched off: then open or read gives EOPNOTSUPP)."""
-        try:
-            match = _PSI_SOME.search(self._pressure.read() or b"")
-        except KernelRefused:
-            return None
+        match = _PSI_SOME.search(self._optional(self._pressure))
         return float(match[1]) if match else None
+
+    @staticmethod
+    def _optional(file: KernelFile) -> bytes:
+        """The content of a file that decisions can do without, absent or refused."""
+        try:
+            return file.read() or b""
+        except KernelRefused:
+            return b""
 
     def boot_id(self) -> str:
         """The kernel's name for this boot; empty where there is none."""
