@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from errno import EIO, ENOSPC
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -50,19 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `ksmtuned status | head -1`: whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return int(ExitStatus.BAD_NEWS)
+    except OSError as error:
+        if error.errno not in (ENOSPC, EIO) or error.filename is not None:
+            return _bug()
+        print(f"ksmtuned: cannot print: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return int(ExitStatus.BAD_NEWS)
     except KeyboardInterrupt:
         return 128 + 2  # as a shell reports SIGINT
     except Exception:  # noqa: BLE001  # a bug: told in full; systemd restarts and restores
-        sys.excepthook(*sys.exc_info())
-        print("ksmtuned: this is a bug; please report it with the lines above", file=sys.stderr)
-        return int(ExitStatus.BUG)
+        return _bug()
+
+
+def _bug() -> int:
+    sys.excepthook(*sys.exc_info())
+    print("ksmtuned: this is a bug; please report it with the lines above", file=sys.stderr)
+    return int(ExitStatus.BUG)
 
 
 def _run(argv: list[str]) -> int:
     verb, rest = _split_verb(argv)
     args = parser_of(verb).parse_intermixed_args(rest)
     args.program = _program()
-    return int(VERBS[verb or "run"].run(args))
+    status = int(VERBS[verb or "run"].run(args))
+    sys.stdout.flush()
+    return status
 
 
 def _program() -> list[str]:
@@ -117,7 +130,7 @@ def _split_verb(argv: list[str]) -> tuple[str | None, list[str]]:
             skip = not skip and word in takes_value
             continue
         if word not in VERBS:
-            raise UsageError(f"{word}: no such command; there are {', '.join(VERBS)}")
+            raise UsageError(f"{printable(word)}: no such command; there are {', '.join(VERBS)}")
         return word, argv[:place] + argv[place + 1 :]
     return None, argv
 

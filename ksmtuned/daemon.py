@@ -9,17 +9,17 @@ import resource
 import select
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from ksmtuned import __version__, report
 from ksmtuned.config import Config, Locations, parse, read_sources
 from ksmtuned.engine import Engine
-from ksmtuned.errors import ConfigError, Garbled, KsmtunedError
+from ksmtuned.errors import ConfigError, ExitStatus, Garbled, KsmtunedError
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
 from ksmtuned.log import Log, Priority
-from ksmtuned.model import Code, Phase, Tick
+from ksmtuned.model import Code, Phase, Tick, exit_status
 from ksmtuned.notify import Notifier, watchdog_s
 from ksmtuned.orders import orders_of
 from ksmtuned.originals import Originals
@@ -39,17 +39,23 @@ class Daemon:
         self._host, self._where, self._config, self._rundir = host, where, config, rundir
         self._sources = config.sources
         self._log, self._notifier, self._signals = Log(), Notifier(), Signals()
-        self._engine = Engine(host, orders_of(config.settings), self._originals())
-        self._last: Tick | None = None
-        self._timer = Timer(self._interval_s())
         watchdog = watchdog_s()
         self._pulse = Timer(watchdog / 2 if watchdog else None)
-        if watchdog:
-            self._engine.write_wait_s = min(WAIT_S, watchdog / 4)
+        self._engine = Engine(
+            host,
+            orders_of(config.settings),
+            self._originals(),
+            beat=self._beat,
+            write_wait_s=min(WAIT_S, watchdog / 4) if watchdog else WAIT_S,
+        )
+        self._last: Tick | None = None
+        self._timer = Timer(self._interval_s())
         self._uevents = self._listen()
         self._config_trouble: str | None = None
         self._said: tuple[Phase, Code] | None = None  # what was last logged
         self._status = ""
+        self._told_s = float("-inf")
+        self._is_stopping = False
         self._published_s = float("-inf")
         self._totals: dict[str, int | float] = {
             "started": time.time(),
@@ -59,8 +65,8 @@ class Daemon:
             "reloads": 0,
         }
 
-    def run(self) -> None:
-        """Until TERM or INT."""
+    def run(self) -> ExitStatus:
+        """Until TERM or INT. Returns whether all could be given back."""
         settle_memory()
         self._turn(self._notifier.ready, must_publish=True)
         while not (came := self._wait()) & _STOP:
@@ -70,8 +76,8 @@ class Daemon:
                 self._timer.restart()
                 self._turn(self._notifier.status, must_publish=True)
             elif self._timer.take():
-                self._turn(self._notify_change)
-        self._stop()
+                self._turn()
+        return self._stop()
 
     def _wait(self) -> set[signal.Signals]:
         """Sleep until something is to be done; keep the watchdog quiet meanwhile."""
@@ -80,45 +86,61 @@ class Daemon:
         if self._uevents:
             poll.register(self._uevents, select.POLLIN)
         while True:
-            if self._pulse.take():
-                self._notifier.alive()
+            self._beat()
             due = [
                 s for s in (self._timer.remaining_s(), self._pulse.remaining_s()) if s is not None
             ]
             poll.poll(min(due) * 1000 + 1)  # + 1: a poll that rounds down would spin
-            if self._uevents and self._uevents.take():
+            if self._uevents and self._uevents.take() and self._engine.follows_events:
                 self._timer.hasten(SETTLE_S)
             came = self._signals.take()
             if came or self._timer.remaining_s() == 0:
                 return came
 
-    def _turn(self, tell: Any, *, must_publish: bool = False) -> None:
-        """One tick with all that surrounds it; `tell` sends its STATUS=."""
+    def _beat(self) -> None:
+        """A sign of life, if one is due; while stopping, also that it takes its time."""
+        if self._is_stopping:
+            self._notifier.busy()
+        elif self._pulse.take():
+            self._notifier.alive()
+
+    def _turn(
+        self, tell: Callable[[str], None] | None = None, *, must_publish: bool = False
+    ) -> None:
+        """One tick with all that surrounds it; `tell` sends its STATUS=, changed or not."""
         self._follow_configuration()
         troubles = [self._config_trouble] if self._config_trouble else []
+        is_current = False
         try:
             self._last = tick = self._engine.tick()
         except KsmtunedError as error:
             troubles.append(str(error))
         else:
+            is_current = True
             self._pace_timer()
             self._count(tick)
             self._log_change(tick)
             troubles += report.troubles(tick)
         troubles += self._publish(troubles, must_publish)
         self._log.report(troubles)
-        parts = [*troubles, report.status_line(self._last)] if self._last else troubles
-        tell(" | ".join(parts))
+        status = report.status_text(self._last, troubles, is_current=is_current)
+        if tell is None:
+            self._tell_change(status)
+        else:
+            tell(status)
+            self._status = status
+
+    def _tell_change(self, status: str) -> None:
+        """In a burst, at most as often as the state file is written."""
+        now_s = time.monotonic()
+        if status != self._status and now_s - self._told_s >= _STATE_EVERY_S:
+            self._notifier.status(status)
+            self._status, self._told_s = status, now_s
 
     def _pace_timer(self) -> None:
         if self._timer.interval_s != self._interval_s():
             self._timer.interval_s = self._interval_s()
             self._timer.restart()
-
-    def _notify_change(self, status: str) -> None:
-        if status != self._status:
-            self._notifier.status(status)
-        self._status = status
 
     def _publish(self, troubles: list[str], must: bool) -> list[str]:
         """Replace the state file. Returns what went wrong."""
@@ -160,20 +182,21 @@ class Daemon:
         self._timer.restart()
         self._turn(self._notifier.ready, must_publish=True)
 
-    def _stop(self) -> None:
+    def _stop(self) -> ExitStatus:
+        on_stop = self._config.settings.on_stop
+        self._is_stopping = True
         self._notifier.stopping()
         try:
-            written, refused = self._engine.leave(
-                self._config.settings.on_stop, self._notifier.busy
-            )
+            written, refused = self._engine.leave(on_stop)
             self._rundir.remove(STATE)
         except KsmtunedError as error:
             self._log.say(str(error), Priority.ERR)
-            return
+            return error.exit_status
         for refusal in refused:
             self._log.say(str(refusal.error), Priority.ERR)
         done = report.writes(written, "nothing was written")
-        self._log.say(f"stopped (on_stop = {self._config.settings.on_stop}): {done}")
+        self._log.say(f"stopped (on_stop = {on_stop}): {done}")
+        return exit_status(refused)
 
     def _originals(self) -> Originals:
         boot_id = self._host.proc.boot_id()
@@ -202,7 +225,7 @@ class Daemon:
     def _count(self, tick: Tick) -> None:
         self._totals["ticks"] += 1
         self._totals["writes"] += len(tick.written)
-        self._totals["refusals"] += len(tick.refused)
+        self._totals["refusals"] += len(set(tick.planned) & {r.write for r in tick.refused})
 
     def _log_change(self, tick: Tick) -> None:
         decision = tick.decision

@@ -141,6 +141,13 @@ class WriteBlocked(KsmtunedError):
         )
 
 
+class NotUnmerged(KsmtunedError):
+    """Merged pages stay merged, though they were to be given back."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"not unmerged: {why}; merged pages stay merged")
+
+
 class DoesNotFit(KsmtunedError):
     """Unmerging would need more memory than there is."""
 
@@ -154,10 +161,9 @@ class DoesNotFit(KsmtunedError):
 class WriterKilled(KsmtunedError):
     """The child that wrote was killed: out of memory, most likely (mm/ksm.c, run=2)."""
 
-    def __init__(self, path: Path, tried: int | str, signal_name: str) -> None:
-        super().__init__(
-            printable(f"{path}: the writer was killed by {signal_name} (tried {tried})")
-        )
+    def __init__(self, path: Path, tried: int | str, signal_number: int) -> None:
+        text = f"{path}: the writer was killed by signal {signal_number} (tried {tried})"
+        super().__init__(printable(text))
 
 
 class WriteNotTaken(KsmtunedError):

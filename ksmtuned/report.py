@@ -135,6 +135,16 @@ def done(tick: Tick) -> str:
     return writes(tick.written, "nothing" if tick.planned else "nothing, all is as wanted")
 
 
+def status_text(tick: Tick | None, troubles: Sequence[str], *, is_current: bool) -> str:
+    """STATUS=: troubles first, then the last decision. Short: systemd drops what is too long."""
+    shown = [text if len(text) <= 300 else f"{text[:297]}..." for text in troubles[:3]]
+    if len(troubles) > len(shown):
+        shown.append(f"{len(troubles) - len(shown)} more troubles: see the journal")
+    if tick is not None:
+        shown.append(status_line(tick) if is_current else f"before that, {status_line(tick)}")
+    return printable(" | ".join(shown))
+
+
 def status_line(tick: Tick) -> str:
     """One line for STATUS= and the log: policy, why, result."""
     return printable(f"{tick.policy}: {tick.decision.reason}; saving {saving(tick.now.ksm)}")

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from errno import ELOOP
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -16,6 +17,7 @@ from ksmtuned.errors import Garbled, KernelRefused, RunDirError
 DEFAULT = Path("/run/ksmtuned")
 STATE, ORIGINAL = "state.json", "original.json"
 _GROUP = "ksmtuned"  # may read state.json, where it exists
+_WANTED = "a JSON object of ours; remove it if you do not need it"
 _LIMIT_BYTES = 64 * 2**20  # 1000 guests take 300 KiB
 
 
@@ -65,20 +67,23 @@ class RunDir:
         path = self.path / name
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                is_file = S_ISREG(os.fstat(fd).st_mode)
+                content = _read_all(fd) if is_file else b""
+            finally:
+                os.close(fd)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
+            if error.errno == ELOOP:
+                raise Garbled(path, "a symbolic link", _WANTED) from error
             raise KernelRefused(path, error.errno or 0) from error
-        with os.fdopen(fd, "rb") as file:
-            content = b""
-            if S_ISREG(os.fstat(fd).st_mode):
-                content = file.read(_LIMIT_BYTES)
         try:
-            found = json.loads(content)
+            found = json.loads(content, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise Garbled(path, content[:60].decode(errors="replace"), "a JSON object of ours")
+            raise Garbled(path, content[:60].decode(errors="replace"), _WANTED)
         return found
 
     def set_aside(self, name: str) -> Path:
@@ -97,6 +102,18 @@ class RunDir:
             return
         except OSError as error:
             raise RunDirError(self.path / name, error, "not removed") from error
+
+
+def _read_all(fd: int) -> bytes:
+    content = chunk = os.read(fd, 65536)
+    while chunk and len(content) < _LIMIT_BYTES:
+        chunk = os.read(fd, 2**20)
+        content += chunk
+    return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are no JSON
 
 
 def _write_all(fd: int, content: bytes) -> None:

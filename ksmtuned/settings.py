@@ -152,6 +152,23 @@ class AdaptiveTable(Table):
     )
 
 
+class AdvisorTable(Table):
+    """The kernel's scan-time advisor sets the pace (Linux 6.8 and later)."""
+
+    target_scan_time: int = _whole(
+        200, "How long one pass over all mergeable memory should take.", 1, UINT_MAX, "seconds"
+    )
+    max_cpu: int = _whole(70, "The most that ksmd may take of one core.", 0, UINT_MAX, "percent")
+    min_pages_to_scan: int = _whole(
+        500,
+        "The batch that the advisor starts with; more where one pass would take too long so.",
+        0,
+        UINT_MAX,
+        "pages",
+    )
+    max_pages_to_scan: int = _whole(30000, "The biggest batch.", 0, UINT_MAX, "pages")
+
+
 class FixedTable(Table):
     """Constant values."""
 
@@ -220,10 +237,10 @@ class GuestsTable(Table):
 class RootTable(Table):
     """The whole configuration."""
 
-    policy: Literal["adaptive", "classic", "fixed", "off"] = _key(
+    policy: Literal["adaptive", "advisor", "classic", "fixed", "off"] = _key(
         "classic",
-        "What decides: the law of ksmtuned (classic), constant values (fixed), or ksmd stopped "
-        "(off).",
+        "What decides: the law of ksmtuned (classic), the kernel's own advisor (advisor), constant "
+        "values (fixed), or ksmd stopped (off).",
     )
     profile: Literal["production", "test", "desktop"] = _key(
         "production",
@@ -249,6 +266,7 @@ class RootTable(Table):
     )
     adaptive: AdaptiveTable = Field(default=AdaptiveTable())
     classic: ClassicTable = Field(default=ClassicTable())
+    advisor: AdvisorTable = Field(default=AdvisorTable())
     fixed: FixedTable = Field(default=FixedTable())
     ksm: KsmTable = Field(default=KsmTable())
     guests: GuestsTable = Field(default=GuestsTable())

@@ -33,8 +33,10 @@ def test_with_every_key_uncommented_it_sets_every_key_to_its_default() -> None:
 
 
 def test_every_key_comes_with_meaning_range_and_default() -> None:
-    blocks = FILE.read_text().split("\n\n")
+    parts = re.split(r"^\[(\w+)\]$", FILE.read_text(), flags=re.MULTILINE)
+    text = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
     for key in keys():
+        blocks = text[key.table].split("\n\n")
         (block,) = (b for b in blocks if f"\n# {key.name} = " in b)
         told = " ".join(line.lstrip("# ") for line in block.splitlines()[:-1])
         assert told.startswith(key.meaning)

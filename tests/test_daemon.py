@@ -126,7 +126,9 @@ def test_ticks_and_reloads_leak_no_descriptor(daemon: Daemon, host: FakeHost) ->
         host.remove_process(4000 + n)
         daemon.reload()
     # A datagram arrives before the socket that it was sent from is closed.
-    wait_until(lambda: len(list(descriptors.iterdir())) <= before, "no more descriptors than before")
+    wait_until(
+        lambda: len(list(descriptors.iterdir())) <= before, "no more descriptors than before"
+    )
 
 
 def test_a_service_manager_that_goes_away_is_survived(daemon: Daemon, host: FakeHost) -> None:

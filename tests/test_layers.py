@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"orders", "progress"},
     {"engine"},
     {"report"},
+    {"leave", "claims"},
     {"originals", "guests.inventory", "config_text", "config_import"},
     {"config"},
     {
@@ -39,7 +40,20 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"units"},
 ]
-PURE = ("units", "model", "rates", "pace", "worth", "errors", "plan", "policies", "guests.rules", "report", "orders")
+PURE = (
+    "units",
+    "model",
+    "claims",
+    "rates",
+    "pace",
+    "worth",
+    "errors",
+    "plan",
+    "policies",
+    "guests.rules",
+    "report",
+    "orders",
+)
 IMPURE_LIBRARIES = {
     "time", "socket", "subprocess", "logging", "random", "psutil", "pyudev", "systemd", "select",
     "signal", "fcntl", "tempfile", "shutil", "ctypes",

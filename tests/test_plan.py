@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import accumulate
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from snapshots import QUIET
 
 from ksmtuned.model import RUN_SCAN, KsmStat, Settings, Write
-from ksmtuned.plan import plan
+from ksmtuned.plan import also_changed, plan
 
 RUNNING = replace(QUIET.ksm, run=1, pages_to_scan=364, sleep_millisecs=10)
 VALUES = st.none() | st.integers(0, 2000)
@@ -87,6 +88,81 @@ def test_a_control_that_this_kernel_lacks_is_left_out() -> None:
 def test_a_control_that_is_somebody_elses_is_left_out() -> None:
     wanted = Settings(run=0, pages_to_scan=1)
     assert [str(w) for w in plan(RUNNING, wanted, leave={"run"})] == ["pages_to_scan: 364 -> 1"]
+
+
+# -- the kernel's advisor ------------------------------------------------------------------------
+
+ADVISED = replace(
+    RUNNING,
+    pages_to_scan=4321,
+    advisor_mode="scan-time",
+    advisor_max_cpu=70,
+    advisor_min_pages_to_scan=500,
+    advisor_max_pages_to_scan=30000,
+    advisor_target_scan_time=200,
+)
+UNADVISED = replace(ADVISED, advisor_mode="none", run=0)
+
+
+def test_the_advisor_starts_after_its_bounds_and_before_ksmd() -> None:
+    wanted = Settings(
+        run=1, advisor_mode="scan-time", advisor_min_pages_to_scan=2851, advisor_max_cpu=50
+    )
+    assert lines(UNADVISED, wanted) == [
+        "advisor_max_cpu: 70 -> 50",
+        "advisor_min_pages_to_scan: 500 -> 2851",
+        "advisor_mode: none -> scan-time",
+        "run: 0 -> 1",
+    ]
+
+
+def test_the_advisor_ends_before_pages_to_scan_is_written() -> None:
+    wanted = Settings(
+        run=1,
+        pages_to_scan=64,
+        sleep_millisecs=20,
+        advisor_mode="none",
+        advisor_min_pages_to_scan=100,
+    )
+    assert lines(ADVISED, wanted) == [
+        "advisor_mode: scan-time -> none",
+        "pages_to_scan: 4321 -> 64",
+        "sleep_millisecs: 10 -> 20",
+        "advisor_min_pages_to_scan: 500 -> 100",
+    ]
+
+
+def test_a_stop_comes_before_the_advisors_end() -> None:
+    assert lines(ADVISED, Settings(run=0, advisor_mode="none")) == [
+        "run: 1 -> 0",
+        "advisor_mode: scan-time -> none",
+    ]
+
+
+def test_a_pace_that_the_advisor_happens_to_have_is_written_since_its_end_resets_it() -> None:
+    assert lines(ADVISED, Settings(pages_to_scan=4321, advisor_mode="none")) == [
+        "advisor_mode: scan-time -> none",
+        "pages_to_scan: 100 -> 4321",
+    ]
+
+
+@pytest.mark.parametrize("now", [ADVISED, UNADVISED])
+def test_pages_to_scan_is_never_written_where_the_advisor_is_wanted(now: KsmStat) -> None:
+    wanted = Settings(pages_to_scan=1250, advisor_mode="scan-time")
+    assert "pages_to_scan" not in {write.control for write in plan(now, wanted)}
+
+
+def test_where_there_is_no_advisor_pages_to_scan_is_written() -> None:
+    wanted = Settings(pages_to_scan=1250, advisor_mode="scan-time")
+    assert lines(RUNNING, wanted) == ["pages_to_scan: 364 -> 1250"]
+
+
+def test_a_change_of_mode_also_changes_pages_to_scan() -> None:
+    on = plan(UNADVISED, Settings(advisor_mode="scan-time", advisor_min_pages_to_scan=2851))
+    assert also_changed(UNADVISED, on) == (Write("pages_to_scan", 4321, 2851),)
+    off = plan(ADVISED, Settings(advisor_mode="none"))
+    assert also_changed(ADVISED, off) == (Write("pages_to_scan", 4321, 100),)
+    assert also_changed(ADVISED, plan(ADVISED, Settings(run=0))) == ()
 
 
 def after(now: KsmStat, write: Write) -> KsmStat:

@@ -47,13 +47,13 @@ def test_zero_pages_need_room_too() -> None:
         check_headroom(replace(now, ksm=replace(now.ksm, ksm_zero_pages=6 * GIB // PAGE_BYTES)))
 
 
-def stopped(place: Workplace, launch: Callable[..., Daemon]) -> str:
+def stopped(place: Workplace, launch: Callable[..., Daemon], *, status: int = 0) -> str:
     """What a daemon with on_stop = unmerge says from start to end."""
     place.configure('policy = "fixed"\non_stop = "unmerge"\n')
     daemon = launch()
     daemon.start()
     assert place.host.knob("run") == "1"
-    assert daemon.stop() == 0
+    assert daemon.stop() == status
     return "\n".join(daemon.log)
 
 
@@ -70,7 +70,7 @@ def test_on_stop_unmerge_that_does_not_fit_only_stops_ksmd(
     place: Workplace, host: FakeHost, launch: Callable[..., Daemon]
 ) -> None:
     host.set_knobs(pages_sharing=10**9)
-    said = stopped(place, launch)
+    said = stopped(place, launch, status=1)
     assert host.knob("run") == "0"
     assert "not unmerged" in said
     assert "run: 0 -> 2" not in said

@@ -6,16 +6,17 @@ import argparse
 import sys
 
 from ksmtuned import report
-from ksmtuned.engine import give_back
 from ksmtuned.errors import ExitStatus
 from ksmtuned.host.host import Host
 from ksmtuned.host.lease import Lease
+from ksmtuned.leave import give_back
 from ksmtuned.model import exit_status
 from ksmtuned.originals import Originals
 from ksmtuned.rundir import STATE, RunDir
 from ksmtuned.units import printable
 
 SUMMARY = "give the kernel back its values from before ksmtuned"
+_PATIENCE_S = 15.0
 EPILOG = """\
 example:
   ksmtuned restore    undo `ksmtuned --once`, or what a crashed daemon left
@@ -29,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Errors: NoKsm, AlreadyRunning (a daemon restores by itself), Garbled, KernelRefused."""
     host, rundir = Host(args.root), RunDir(args.run_dir)
-    with Lease(args.root):
+    # The child of a killed daemon may hold the lease until its write has landed.
+    with Lease(args.root, patience_s=_PATIENCE_S):
         originals = Originals.load(rundir, host.proc.boot_id())
         if not originals:
             print("restored  nothing: no value from before ksmtuned is noted")

@@ -6,7 +6,7 @@ import argparse
 
 from ksmtuned.commands import once
 from ksmtuned.config import Locations, load
-from ksmtuned.errors import ExitStatus, UsageError
+from ksmtuned.errors import UsageError
 from ksmtuned.host.host import Host
 from ksmtuned.host.lease import Lease
 from ksmtuned.rundir import RunDir
@@ -52,5 +52,4 @@ def run(args: argparse.Namespace) -> int:
     host = Host(args.root)
     host.ksm.check_may_write()
     with Lease(args.root):
-        Daemon(host, where, config, RunDir(args.run_dir)).run()
-    return ExitStatus.DONE
+        return Daemon(host, where, config, RunDir(args.run_dir)).run()

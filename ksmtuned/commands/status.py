@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from ksmtuned import report
-from ksmtuned.errors import ExitStatus, KernelRefused
+from ksmtuned.errors import ExitStatus, Garbled, KernelRefused
 from ksmtuned.host.host import Host
 from ksmtuned.host.lease import is_held
 from ksmtuned.model import Snapshot
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     state, why_not = _state(RunDir(args.run_dir))
     running = is_held(args.root)
     if args.json:
-        print(json.dumps(_json(now, state) | {"running": running}, allow_nan=False))
+        print(json.dumps(_json(now, state, why_not) | {"running": running}))
     else:
         print("\n".join(printable(line) for line in _lines(now, state, why_not, running)))
     return ExitStatus.DONE
@@ -47,13 +47,15 @@ def _state(rundir: RunDir) -> tuple[dict[str, Any] | None, str]:
         return rundir.read(STATE), f"nothing: no daemon has published anything{noted}"
     except KernelRefused as error:
         return None, f"not readable: {error}, or as a member of group ksmtuned"
+    except Garbled as error:
+        return None, f"not readable: {error}"
 
 
-def _json(now: Snapshot, state: dict[str, Any] | None) -> dict[str, Any]:
+def _json(now: Snapshot, state: dict[str, Any] | None, why_not: str) -> dict[str, Any]:
     """The last decision with what is seen now: readings age, decisions stand until the next."""
     fresh = report.host_json(now)
     if state is None:
-        return fresh
+        return fresh | {"errors": [*fresh["errors"], why_not]}
     about_now = ("schema", "snapshot", "saving_bytes", "profit_bytes")
     return fresh | state | {key: fresh[key] for key in about_now}
 
@@ -86,7 +88,9 @@ def _pages(now: Snapshot) -> str:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else time.time()
+    if isinstance(value, int | float) and abs(value) < 2**53:
+        return float(value)
+    return time.time()
 
 
 def _texts(value: object) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -36,9 +36,17 @@ class Inventory:
     """Which processes are guests, over time.
 
     patterns: globs for their comm. measure: what counts as their memory; rss, cgroup, pss or none.
+    beat: called after each guest whose measuring takes its time.
     """
 
-    def __init__(self, host: Host, patterns: Sequence[str], measure: str) -> None:
+    def __init__(
+        self,
+        host: Host,
+        patterns: Sequence[str],
+        measure: str,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._beat = beat
         self._proc, self._measure = host.proc, measure
         self._is_guest = recogniser(patterns)
         self._guests: dict[int, _Known] = {}
@@ -152,5 +160,6 @@ class Inventory:
                 cgroups.add(known.cgroup)
                 return anon_bytes
         if self._measure == "pss":
+            self._beat()  # seconds for a large guest
             return self._proc.pss_bytes(known.guest.pid)
         return None

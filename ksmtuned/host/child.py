@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,29 +22,41 @@ class Child:
         self._pid = os.fork()
         if self._pid == 0:
             _become(work)
-        self._pidfd = os.pidfd_open(self._pid)
         self._status: int | None = None
 
     def has_ended(self, timeout_s: float = 0.0) -> bool:
         """Is it over, or is it within the time?"""
-        if self._status is None and _is_readable(self._pidfd, timeout_s):
-            os.close(self._pidfd)
-            self._status = os.waitpid(self._pid, 0)[1]
-        return self._status is not None
+        deadline_s = time.monotonic() + timeout_s
+        while self._status is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._status = status
+            elif (left_s := deadline_s - time.monotonic()) > 0:
+                _wait_for_end(self._pid, left_s)
+            else:
+                return False
+        return True
 
     def check(self, path: Path, tried: int | str) -> None:
         """Once it has ended: how did it go? Errors: KernelRefused (as it met it), WriterKilled."""
         code = os.waitstatus_to_exitcode(self._status or 0)
         if code < 0:
-            raise WriterKilled(path, tried, signal.Signals(-code).name)
+            raise WriterKilled(path, tried, -code)
         if code > 0:
             raise KernelRefused(path, code, tried)
 
 
-def _is_readable(fd: int, timeout_s: float) -> bool:
-    poll = select.poll()  # not select(): with a thousand guests our descriptors pass FD_SETSIZE
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
+def _wait_for_end(pid: int, timeout_s: float) -> None:
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # before 5.3, or no descriptor left: look again and again
+        return time.sleep(min(0.01, timeout_s))
+    try:
+        poll = select.poll()  # not select(): a thousand guests' descriptors pass FD_SETSIZE
+        poll.register(fd, select.POLLIN)
+        poll.poll(timeout_s * 1000 + 1)
+    finally:
+        os.close(fd)
 
 
 def _become(work: Callable[[], None]) -> None:

@@ -6,13 +6,19 @@ import ctypes
 import os
 import re
 import resource
-from errno import EMFILE, ENODEV, ENOENT, ENOTDIR, ESRCH
+from errno import EACCES, ENODEV, ENOENT, ENOTDIR, EPERM, ESRCH
 from pathlib import Path
 from stat import S_ISDIR
 
 from ksmtuned.errors import Garbled, KernelRefused
 
-_ABSENT = (ENOENT, ENOTDIR, ESRCH, ENODEV)  # the last two: it went away while we held it open
+_ABSENT = (
+    ENOENT,
+    ENOTDIR,
+    EPERM,
+    ESRCH,
+    ENODEV,
+)  # the last two: it went away while we held it open
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,20})\s*")
 _PROC_SUPER_MAGIC, _SYSFS_MAGIC = 0x9FA0, 0x62656572  # linux/magic.h
@@ -42,6 +48,8 @@ class KernelFile:
                 return self._tree.read(self._name)
             if self._fd is None:
                 self._fd = self._tree.open(self._name)
+            if self._fd is None:
+                return self._tree.read(self._name)
             content = os.pread(self._fd, _BLOCK_BYTES, 0)
             if len(content) == _BLOCK_BYTES:  # rare; a large buffer costs more than the read
                 content = os.pread(self._fd, _LIMIT_BYTES, 0)
@@ -87,12 +95,12 @@ class Tree:
         """Does statfs(2) say procfs or sysfs? Elsewhere a writer may replace a file."""
         return self.is_procfs if name.startswith("proc/") else self._is_sysfs
 
-    def open(self, name: str) -> int:
-        """A descriptor to read from. Errors: OSError, as it comes."""
+    def open(self, name: str) -> int | None:
+        """A descriptor to keep; None: there are few left. Errors: OSError, as it comes."""
         fd = os.open(name, _READ_FLAGS, dir_fd=self._root_fd)
         if fd > self._fd_most:
             os.close(fd)
-            raise OSError(EMFILE, os.strerror(EMFILE))
+            return None
         return fd
 
     def read(self, name: str) -> bytes | None:
@@ -138,10 +146,12 @@ class Tree:
             raise self._refused(name, error) from error
 
     def is_folder(self, name: str) -> bool:
-        """Is there such a folder?"""
+        """Is there such a folder? Errors: KernelRefused (we may not look)."""
         try:
             return S_ISDIR(os.stat(name, dir_fd=self._root_fd).st_mode)
-        except OSError:
+        except OSError as error:
+            if error.errno in (EACCES, EPERM):
+                raise self._refused(name, error) from error
             return False
 
     def numbered(self, name: str) -> dict[int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from errno import EACCES, EPERM
 from pathlib import Path
+from stat import S_ISDIR
 
-from ksmtuned.errors import UsageError
+from ksmtuned.errors import KernelRefused, UsageError
 from ksmtuned.host.files import Tree
 from ksmtuned.host.ksm import Ksm
 from ksmtuned.host.proc import Proc
@@ -17,7 +19,13 @@ class Host:
     """Everything below one root. Errors: UsageError (no such root), NoKsm."""
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
+        try:
+            is_folder = S_ISDIR(root.stat().st_mode)
+        except OSError as error:
+            if error.errno in (EACCES, EPERM):
+                raise KernelRefused(root, error.errno) from error
+            is_folder = False
+        if not is_folder:
             raise UsageError(f"--root {printable(str(root))}: no such folder")
         self.root = root
         tree = Tree(root)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from dataclasses import MISSING, fields
+from typing import NamedTuple
 
 from ksmtuned.errors import (
     Garbled,
@@ -14,7 +17,7 @@ from ksmtuned.errors import (
 )
 from ksmtuned.host.child import Child
 from ksmtuned.host.files import KernelFile, Tree
-from ksmtuned.model import RUN_MASK, KsmStat, Write
+from ksmtuned.model import RUN_MASK, KsmStat, Refusal, Write
 
 FOLDER = "sys/kernel/mm/ksm"
 
@@ -23,15 +26,18 @@ WAITING_CONTROLS = frozenset({"run", "merge_across_nodes", "max_page_sharing"})
 WAIT_S = 2.0  # a batch of 1250 pages takes 5 ms; 100000 pages, 0.4 s
 
 
+class _Pending(NamedTuple):
+    child: Child
+    value: int | str
+
+
 class Ksm:
     """The kernel's KSM. Errors: NoKsm, if the folder is not there."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._files = {f.name: KernelFile(tree, f"{FOLDER}/{f.name}") for f in fields(KsmStat)}
-        self._child: dict[
-            str, tuple[Child, int | str]
-        ] = {}  # a write that the kernel has not taken yet
+        self._pending: dict[str, _Pending] = {}  # writes that the kernel has not taken yet
         if not tree.is_folder(FOLDER):
             raise NoKsm(tree.path(FOLDER))
 
@@ -41,7 +47,6 @@ class Ksm:
         Errors: NoKsm (the folder went away), Garbled or KernelRefused (of `run`: without it,
         there is nothing to decide on).
         """
-        self._child = {c: pair for c, pair in self._child.items() if not pair[0].has_ended()}
         found: dict[str, int | str | None] = {}
         unread: dict[str, KsmtunedError] = {}
         for f in fields(KsmStat):
@@ -72,18 +77,38 @@ class Ksm:
         if found is not None and found != value:
             raise WriteNotTaken(self._tree.path(name), value, found)
 
+    def in_flight(self) -> dict[str, int | str]:
+        """Writes that the kernel has not taken yet, by control: they land when ksmd lets them."""
+        self._pending = {c: p for c, p in self._pending.items() if not p.child.has_ended()}
+        return {control: pending.value for control, pending in self._pending.items()}
+
+    def blocked(self, but: Collection[str] = ()) -> tuple[Refusal, ...]:
+        """The same as refusals, to be told."""
+        return tuple(
+            Refusal(Write(c, "?", value), WriteBlocked(self._tree.path(f"{FOLDER}/{c}"), value))
+            for c, value in self.in_flight().items()
+            if c not in but
+        )
+
     def _write_in_child(self, control: str, value: int | str, wait_s: float) -> None:
         name = f"{FOLDER}/{control}"
         path = self._tree.path(name)
+        deadline_s = time.monotonic() + wait_s
         # At most one writer a control: a second would only queue behind the first.
-        child, earlier_value = self._child.pop(control, (None, value))
-        if child is None or (earlier_value != value and child.has_ended()):
-            child, earlier_value = (
-                Child(lambda: self._tree.write(name, value, may_wait=True)),
-                value,
-            )
-        if not child.has_ended(wait_s):
-            self._child[control] = child, earlier_value
+        earlier = self._pending.get(control)
+        if earlier is not None:
+            if not earlier.child.has_ended(wait_s):
+                raise WriteBlocked(path, value)
+            del self._pending[control]
+            if earlier.value == value:
+                earlier.child.check(path, value)
+                return
+        try:
+            child = Child(lambda: self._tree.write(name, value, may_wait=True))
+        except OSError as error:  # no more processes or descriptors
+            raise KernelRefused(path, error.errno or 0, value) from error
+        if not child.has_ended(max(0.05, deadline_s - time.monotonic())):
+            self._pending[control] = _Pending(child, value)
             raise WriteBlocked(path, value)
         child.check(path, value)
 

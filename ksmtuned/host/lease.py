@@ -22,9 +22,9 @@ class Lease:
     Errors: NoKsm, KernelRefused, AlreadyRunning.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, patience_s: float = _PATIENCE_S) -> None:
         self._fd = _open_folder(root)
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while not _try_lock(self._fd, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 os.close(self._fd)

@@ -56,8 +56,7 @@ class Proc:
         self._arcstats = KernelFile(tree, "proc/spl/kstat/zfs/arcstats")
         self._vmstat = KernelFile(tree, "proc/vmstat")
         self._pressure = KernelFile(tree, "proc/pressure/memory")
-        self._ksmd_pid = self._find_ksmd()  # a kernel thread lives as long as the kernel
-        self._ksmd_ran = KernelFile(tree, f"proc/{self._ksmd_pid}/schedstat")
+        self._ksmd: tuple[int | None, KernelFile] | None = None  # not looked for yet
 
     @property
     def is_live(self) -> bool:
@@ -127,7 +126,7 @@ class Proc:
         # comm may hold anything, brackets and line ends included: the last ")" ends it.
         head, _, tail = line.rpartition(b")")
         try:
-            f = tail.split(None, 23)
+            f = [word[:19] for word in tail.split(None, 23)[:22]]  # more digits are no number
             return ProcessStat(
                 comm=head[head.index(b"(") + 1 :].decode(errors="replace"),
                 parent_pid=int(f[1]),
@@ -155,9 +154,9 @@ class Proc:
         root: libvirt's threads sit in children (libvirt/emulator) that have none. None: not found.
         """
         content = self._tree.read(f"proc/{pid}/cgroup") or b""
-        for line in content.decode(errors="surrogateescape").splitlines():
+        for line in content.decode(errors="surrogateescape").split("\n"):
             _, controllers, path = [*line.split(":", 2), "", ""][:3]
-            if controllers not in ("", "memory") or ".." in path.split("/"):
+            if controllers not in ("", "memory") or ".." in path.split("/") or "\0" in path:
                 continue
             mount = "sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup"
             parts = [part for part in path.split("/") if part]
@@ -175,24 +174,30 @@ class Proc:
 
     def ksmd_cpu_s(self) -> float | None:
         """CPU time that ksmd has used; None: no ksmd to be seen here."""
+        if self._ksmd is None:  # looked for once: a kernel thread lives as long as the kernel
+            pid = self._find_ksmd()
+            self._ksmd = pid, KernelFile(self._tree, f"proc/{pid}/schedstat")
+        pid, ran = self._ksmd
         try:
-            if self._ksmd_pid is None:
+            if pid is None:
                 return None
             # Nanoseconds of the scheduler's own clock; CONFIG_SCHEDSTATS may be off.
-            ran = self._ksmd_ran.read()
-            if ran:
-                return int(ran.split(None, 1)[0]) / 1e9
-            stat = self.parse_stat(self._ksmd_pid, self.stat_line(self._ksmd_pid))
+            if content := ran.read():
+                return int(content[:20].split(None, 1)[0]) / 1e9
+            stat = self.parse_stat(pid, self.stat_line(pid))
             return stat.cpu_s if stat else None
-        except (KsmtunedError, ValueError):
+        except (KsmtunedError, ValueError, IndexError):
             return None
 
     def _find_ksmd(self) -> int | None:
         for pid in sorted(self.pids()):
-            if self._tree.read(f"proc/{pid}/comm") in (b"ksmd\n", b"ksmd"):
-                stat = self.parse_stat(pid, self.stat_line(pid))
-                if stat and stat.is_kernel_thread:
-                    return pid
+            try:
+                if self._tree.read(f"proc/{pid}/comm") in (b"ksmd\n", b"ksmd"):
+                    stat = self.parse_stat(pid, self.stat_line(pid))
+                    if stat and stat.is_kernel_thread:
+                        return pid
+            except KsmtunedError:
+                continue  # hidden from us, or garbled: ksmd is neither
         return None
 
 

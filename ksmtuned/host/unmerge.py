@@ -18,9 +18,10 @@ def check_headroom(now: Snapshot) -> None:
     need = (pages_sharing + ksm_zero_pages) pages; before 6.6 placed zero pages cannot be counted.
     Source: mm/ksm.c, unmerge_and_remove_all_rmap_items().
     """
-    room = (now.meminfo.available_bytes or now.meminfo.free_bytes) + (
-        now.meminfo.swap_free_bytes or 0
-    )
+    available = now.meminfo.available_bytes
+    if available is None:
+        available = now.meminfo.free_bytes
+    room = available + (now.meminfo.swap_free_bytes or 0)
     reserve = int(now.meminfo.total_bytes * _RESERVE_RATIO)
     if now.ksm.saving_bytes + reserve > room:
         raise DoesNotFit(now.ksm.saving_bytes, room, reserve)

@@ -28,6 +28,11 @@ class Uevents:
     def take(self) -> bool:
         """Was there any news that changes how much memory is wanted?"""
         is_news = False
-        while (device := self._monitor.poll(timeout=0)) is not None:
+        while True:
+            try:
+                device = self._monitor.poll(timeout=0)
+            except OSError:  # ENOBUFS: more came than fits, and some of it is lost
+                return True
+            if device is None:
+                return is_news
             is_news |= device.subsystem == "memory" or device.sys_name == "kvm"
-        return is_news
