@@ -58,6 +58,13 @@ def visited(before: Mark, after: Mark) -> int | None:
     return pages if pages >= 0 else None
 
 
+def skipped(before: Mark, after: Mark) -> int:
+    """Pages that smart_scan passed over in between."""
+    came_by = visited(before, after) or 0
+    scanned = (after.scanned_pages or 0) - (before.scanned_pages or 0)
+    return max(0, came_by - scanned)
+
+
 def ns_per_page(before: Mark, after: Mark) -> float | None:
     """What a scanned page cost; None if too few were scanned to tell."""
     if before.scanned_pages is None or after.scanned_pages is None:
@@ -71,3 +78,14 @@ def ns_per_page(before: Mark, after: Mark) -> float | None:
 def grown_bytes(before: Mark, after: Mark) -> int:
     """Anonymous memory that came in between; what merging gave back meanwhile is not deducted."""
     return after.anon_bytes - before.anon_bytes + max(0, after.saving_bytes - before.saving_bytes)
+
+
+def began_anew(before: Mark, after: Mark) -> bool:
+    """Did a counter fall (run=2 resets full_scans) or go away? Then differences mean nothing."""
+    pairs = (
+        (before.full_scans, after.full_scans),
+        (before.visited_pages, after.visited_pages),
+        (before.cpu_s, after.cpu_s),
+        (before.cow_pages, after.cow_pages),
+    )
+    return any((b is None) != (a is None) or (b or 0) > (a or 0) for b, a in pairs)

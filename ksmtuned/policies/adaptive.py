@@ -55,7 +55,7 @@ class AdaptivePast:
     pass_s: float = 0.0
     ns_per_page: float = rates.NS_PER_PAGE
     probe_s: float = PROBE_FIRST_S
-    scarcity: float = 1.0  # at the last verdict
+    scarcity: float = 1.0  # the most under which a verdict was found since memory last came
     smart_scan: int | None = None  # as it was before us
     verdict: str = "nothing was scanned yet"
 
@@ -92,6 +92,8 @@ class Adaptive:
         here = mark(now)
         if past.last.time_s == 0.0:
             past = replace(past, known=here, last=here, begun=here, smart_scan=now.ksm.smart_scan)
+        if rates.began_anew(past.last, here):
+            past = replace(past, known=here, begun=here, passed=here, gauge=here, last=here)
         past = self._measured(now, here, past)
         step: dict[Phase, Callable[[Snapshot, Mark, AdaptivePast], Outcome]] = {
             Phase.WATCH: self._watch,
@@ -114,7 +116,7 @@ class Adaptive:
 
     def _watch(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
         """run=0: merged pages stay merged and ksmd costs nothing."""
-        past = self._watched(now, here, past)
+        past = self._watched(here, past)
         if not self._may_scan(now, was_scanning=False):
             return self._decision(now, past, Code.PLENTY, self._why_plenty(now)), past
         grown = self._grown_bytes(now, here, past)
@@ -122,7 +124,9 @@ class Adaptive:
             begun = replace(
                 past, phase=Phase.SETTLE, begun=here, grew_s=here.time_s, peak_bytes_s=0.0
             )
-            why = "nothing was scanned yet" if past.is_unknown else f"{size(grown)} of new memory"
+            why = f"{size(grown)} of new memory"
+            if past.is_unknown:
+                why = f"{size(here.anon_bytes)} of memory was never scanned"
             return self._decision(now, begun, Code.SETTLE, f"{why}: let it settle"), begun
         pause_s = past.begun.time_s + past.probe_s - here.time_s
         if pause_s <= 0 or self._scarcity(now) >= 2 * past.scarcity:
@@ -190,8 +194,12 @@ class Adaptive:
             return True, f"pass {past.passes} of {past.wanted_passes} is done"
         late_bytes = max(0, rates.grown_bytes(past.passed, here))
         once_bytes = fresh_pages * PAGE_BYTES
-        if past.is_probe:  # what changed in minutes may be calm by now; in seconds, hardly
-            once_bytes += max(0, here.volatile_pages - past.known.volatile_pages) * PAGE_BYTES
+        if past.is_probe and past.passes == 1:
+            # What changed in minutes may be calm by now; in seconds, hardly. A skipped page counts
+            # as volatile, too (mm/ksm.c takes it out of its tree).
+            skipped = rates.skipped(past.passed, here)
+            changed_pages = here.volatile_pages - past.known.volatile_pages - skipped
+            once_bytes += max(0, changed_pages) * PAGE_BYTES
         hit = self._hit_ratio(here, past)
         if self._pays(now, once_bytes * hit, cost_s):
             return True, f"{found}, and {size(once_bytes)} was met for the first time"
@@ -273,10 +281,14 @@ class Adaptive:
         )
 
     def _smart_scan(self, past: AdaptivePast) -> int | None:
-        """Off after guests were changed in place: it would find that up to 8 passes late."""
+        """Off in the pass that merges: it would leave an older guest's page, that met no twin so
+        far, out for up to 8 passes, and its twin is just coming. Off altogether after guests were
+        changed in place, which it would find as late."""
         if past.smart_scan is None:
             return None
-        return 0 if self._is_rewritten(past.begun, past) else past.smart_scan
+        is_merging = not past.is_probe and past.passes + 1 >= past.wanted_passes
+        is_off = is_merging or self._is_rewritten(past.begun, past)
+        return 0 if is_off else past.smart_scan
 
     def _is_rewritten(self, here: Mark, past: AdaptivePast) -> bool:
         written = here.cow_pages - past.known.cow_pages
@@ -308,8 +320,7 @@ class Adaptive:
         new = sum(g.memory_bytes for g in now.guests if g.start_time > past.newest_start)
         return max(rates.grown_bytes(past.known, here), new if not past.is_unknown else 0)
 
-    def _watched(self, now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
-        past = replace(past, scarcity=min(past.scarcity, self._scarcity(now)))
+    def _watched(self, here: Mark, past: AdaptivePast) -> AdaptivePast:
         if past.is_at_boundary and rates.visited(past.last, here):
             past = replace(past, is_at_boundary=False)  # ksmd went on after our stop, after all
         if here.anon_bytes < past.known.anon_bytes:  # somebody left: growth counts from there
@@ -375,7 +386,7 @@ class Adaptive:
             known=replace(here, anon_bytes=here.anon_bytes - late_bytes),
             is_unknown=False,
             newest_start=max(newest, past.newest_start),
-            scarcity=self._scarcity(now),
+            scarcity=max(self._scarcity(now), past.scarcity if past.is_probe else 0.0),
         )
         after = replace(
             done if is_done else past,

@@ -124,6 +124,8 @@ class Advisor:
     def decide(self, now: Snapshot, past: AdvisorPast) -> Outcome:
         """One look at the host."""
         here = mark(now)
+        if now.ksm.full_scans is None and past.last:
+            here = replace(here, full_scans=past.last.full_scans)  # unread for a moment
         past = _followed(past, here)
         load = _load(now, here, past)
         step = {None: self._without_advisor, ADVISOR_ON: self._follow}
@@ -148,13 +150,13 @@ class Advisor:
 
     def _follow(self, now: Snapshot, here: Mark, load: Load, past: AdvisorPast) -> Outcome:
         """scan-time: watch over the first passes, then leave it alone."""
-        pages = now.ksm.pages_to_scan or 0
-        pace = f"{load.words(pages)}; the target is {self.target_scan_time} s"
+        pages = now.ksm.pages_to_scan
+        pace = f"{load.words(pages or 0)}; the target is {self.target_scan_time} s"
         is_new = past.start is None  # somebody else had it started before us
         start = past.start or self._start(here, load)
         passes = here.full_scans - start.full_scans
-        is_scanning = now.ksm.value("run") == 1
-        if is_scanning and not is_new and self._is_stalled(pages, load):
+        is_scanning = now.ksm.value("run") == 1 and pages is not None
+        if is_scanning and not is_new and self._is_stalled(pages or 0, load):
             is_weak = passes < START_PASSES
             is_grown = load.population_pages > start.population_pages * GROWN_RATIO
             # Later, the advisor's own swings are its own.
@@ -168,13 +170,9 @@ class Advisor:
 
     def _restart(self, here: Mark, past: AdvisorPast, pace: str) -> Outcome:
         """First to none; the next look finds that, and enters again with a new seed."""
-        decision = Decision(
-            settings=Settings(run=1, advisor_mode=ADVISOR_OFF),
-            phase=Phase.SCAN,
-            code=Code.ADVISOR_RESTART,
-            reason=f"the kernel's advisor has stalled at {pace}: start it again",
-            next_tick_s=MODE_TICK_S,
-        )
+        reason = f"the kernel's advisor has stalled at {pace}: start it again"
+        settings = Settings(run=1, advisor_mode=ADVISOR_OFF)
+        decision = _scan(settings, Code.ADVISOR_RESTART, reason, MODE_TICK_S)
         return decision, replace(past, is_asked=False, restart_s=here.time_s)
 
     def _is_stalled(self, pages: int, load: Load) -> bool:
@@ -186,12 +184,10 @@ class Advisor:
 
     def _start(self, here: Mark, load: Load) -> Start:
         seed = self._seed_pages(load)
-        most = min(self.max_pages_to_scan, load.pages_for_cpu(self.max_cpu))
+        most = max(seed, int(min(self.max_pages_to_scan, load.pages_for_cpu(self.max_cpu))))
+        population = load.population_pages
         return Start(
-            full_scans=here.full_scans,
-            population_pages=load.population_pages,
-            min_pages=seed,
-            max_pages=max(seed, int(most)),
+            full_scans=here.full_scans, population_pages=population, min_pages=seed, max_pages=most
         )
 
     def _decision(
@@ -212,36 +208,33 @@ class Advisor:
             advisor_min_pages_to_scan=start.min_pages if start else self.min_pages_to_scan,
             advisor_max_pages_to_scan=start.max_pages if start else self.max_pages_to_scan,
         )
-        return Decision(
-            settings=settings, phase=Phase.SCAN, code=code, reason=reason, next_tick_s=next_tick_s
-        )
+        return _scan(settings, code, reason, next_tick_s)
 
     # -- it has none -----------------------------------------------------------------------------
 
     def _without_advisor(self, now: Snapshot, here: Mark, load: Load, past: AdvisorPast) -> Outcome:
         """A constant pace, moved only where the memory or the cost of a page did."""
+        if "advisor_mode" in now.unread:
+            reason = "advisor_mode cannot be read: the pace stays as it is"
+            return _scan(Settings(run=1), Code.NO_ADVISOR, reason), past
         pages = int(min(self._seed_pages(load), load.pages_for_cpu(self.max_cpu)))
         held = past.held_pages
         if held and held / HELD_RATIO <= pages <= held * HELD_RATIO:
             pages = held
-        is_unread = "advisor_mode" in now.unread
-        why = "advisor_mode cannot be read" if is_unread else "this kernel has no advisor"
         reason = (
-            f"{why}: {load.words(pages)} (target {self.target_scan_time} s), "
+            f"this kernel has no advisor: {load.words(pages)} (target {self.target_scan_time} s), "
             f"about {load.cpu_pct(pages):.0f} % of a core (at most {self.max_cpu} %)"
         )
         settings = Settings(run=1, pages_to_scan=pages, sleep_millisecs=_wanted_sleep_ms(now))
-        decision = Decision(
-            settings=settings, phase=Phase.SCAN, code=Code.NO_ADVISOR, reason=reason
-        )
-        return decision, replace(past, held_pages=pages, start=None, is_asked=False)
+        held_past = replace(past, held_pages=pages, start=None, is_asked=False)
+        return _scan(settings, Code.NO_ADVISOR, reason), held_past
 
     # -- the seed --------------------------------------------------------------------------------
 
     def _seed_pages(self, load: Load) -> int:
         """The batch to start with: for the target, within the budget, between the bounds."""
-        wanted = self._wanted_pages(load)
-        return max(self.min_pages_to_scan, int(min(wanted, self.max_pages_to_scan)))
+        most = min(self._wanted_pages(load), self.max_pages_to_scan)
+        return max(self.min_pages_to_scan, int(most))
 
     def _wanted_pages(self, load: Load) -> float:
         return min(load.pages_for_pass(self.target_scan_time), load.pages_for_cpu(self.max_cpu))
@@ -256,6 +249,14 @@ class Advisor:
         if wanted < load.pages_for_pass(self.target_scan_time):
             return f"the most that max_cpu ({self.max_cpu} %) allows"
         return "as target_scan_time asks"
+
+
+def _scan(
+    settings: Settings, code: Code, reason: str, next_tick_s: float | None = None
+) -> Decision:
+    return Decision(
+        settings=settings, phase=Phase.SCAN, code=code, reason=reason, next_tick_s=next_tick_s
+    )
 
 
 def _followed(past: AdvisorPast, here: Mark) -> AdvisorPast:
