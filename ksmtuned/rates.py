@@ -20,6 +20,7 @@ class Mark:
     visited_pages: int | None = None  # scanned and skipped
     item_pages: int = 0  # pages that ksmd keeps a reverse map item for: all that it has met
     volatile_pages: int = 0
+    zero_pages: int = 0  # that became the zero page
     saving_bytes: int = 0
     anon_bytes: int = 0
     cow_pages: int = 0
@@ -38,6 +39,7 @@ def mark(now: Snapshot) -> Mark:
         visited_pages=None if scanned is None else scanned + (ksm.pages_skipped or 0),
         item_pages=sum(count or 0 for count in counts),
         volatile_pages=ksm.pages_volatile or 0,
+        zero_pages=ksm.ksm_zero_pages or 0,
         saving_bytes=ksm.saving_bytes,
         anon_bytes=now.meminfo.anon_bytes,
         cow_pages=now.cow_ksm or 0,

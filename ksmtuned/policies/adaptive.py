@@ -48,8 +48,11 @@ class AdaptivePast:
     passes: int = 0  # ends of passes in this burst
     wanted_passes: int = 2
     is_probe: bool = False
+    is_paused: bool = False  # a burst was broken off, since memory was short no longer
+    is_near: bool = False  # the end of a pass
     is_landing: bool = False
     is_at_boundary: bool = True  # ksmd's cursor stands between two passes
+    zeroed_pages: int = 0  # that became the zero page in the pass before the last
     visits: int = 0  # pages visited in one pass
     pass_cpu_s: float = 0.0
     pass_s: float = 0.0
@@ -120,6 +123,8 @@ class Adaptive:
         if not self._may_scan(now, was_scanning=False):
             return self._decision(now, past, Code.PLENTY, self._why_plenty(now)), past
         grown = self._grown_bytes(now, here, past)
+        if past.is_paused:
+            return self._resume(now, here, past)
         if past.is_unknown or self._pays(now, grown * HOPE_RATIO, past.pass_cpu_s):
             begun = replace(
                 past, phase=Phase.SETTLE, begun=here, grew_s=here.time_s, peak_bytes_s=0.0
@@ -134,6 +139,18 @@ class Adaptive:
             return self._begin(now, here, replace(past, is_probe=True), f"{why}: one cheap pass")
         reason = f"watching: {past.verdict}; next look inside in {duration(max(1, pause_s))}"
         return self._decision(now, past, Code.WATCH, reason), past
+
+    def _resume(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
+        """Shortage is back: go on in the pass that was broken off."""
+        passes, grown = past.wanted_passes, rates.grown_bytes(past.begun, here)
+        if self._pays(now, grown * HOPE_RATIO, past.pass_cpu_s):
+            passes = max(passes, past.passes + 3)  # what came meanwhile stands behind the cursor
+        away_s = here.time_s - past.begun.time_s
+        passed = replace(past.passed, time_s=past.passed.time_s + away_s)
+        past = replace(
+            past, phase=Phase.BURST, is_paused=False, passed=passed, wanted_passes=passes
+        )
+        return self._scan(now, here, past, f"memory is short again after {duration(away_s)}")
 
     def _settle(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
         """run=0 while new memory still fills."""
@@ -158,6 +175,7 @@ class Adaptive:
             begun=here,
             passed=here,
             passes=0,
+            zeroed_pages=0,
             wanted_passes=passes,
             is_landing=False,
             is_at_boundary=False,
@@ -172,15 +190,23 @@ class Adaptive:
         if ended > 0:
             past = self._passed(here, past, ended)
             goes_on, why = self._verdict(now, here, past)
-            past = replace(past, passed=here)
             if not goes_on:
                 return self._stop(now, here, past, why)
+            zeroed = max(0, here.zero_pages - past.passed.zero_pages)
+            past = replace(past, passed=here, zeroed_pages=zeroed)
             return self._scan(now, here, past, why)
         if self._is_idle(here, past):
-            return self._stop(now, here, past, "no process offers memory to merge")
+            for_s = duration(here.time_s - past.passed.time_s)
+            why = f"nothing to scan in {for_s}: no process offers memory"
+            return self._stop(now, here, past, why)
         if self._is_sparse(here, past):
-            return self._stop(now, here, past, "ksmd walks an empty mapping and scans nothing")
+            return self._stop(now, here, past, self._why_sparse(here, past))
         return self._scan(now, here, past, "")
+
+    def _why_sparse(self, here: Mark, past: AdaptivePast) -> str:
+        cpu_s = here.cpu_s - past.passed.cpu_s
+        scanned = rates.visited(past.passed, here)
+        return f"{cpu_s:.1f} CPU s for {scanned} pages: ksmd walks an empty mapping"
 
     # -- whether ---------------------------------------------------------------------------------
 
@@ -189,7 +215,8 @@ class Adaptive:
         saved = here.saving_bytes - past.passed.saving_bytes
         cost_s = past.pass_cpu_s
         found = f"the last pass saved {size(saved)} for {cost_s:.1f} CPU s"
-        fresh_pages = max(0, here.item_pages - past.passed.item_pages)
+        # A page that became the zero page loses its item in the pass after.
+        fresh_pages = max(0, here.item_pages - past.passed.item_pages + past.zeroed_pages)
         if past.passes < past.wanted_passes and not self._is_barren(here, past, fresh_pages):
             return True, f"pass {past.passes} of {past.wanted_passes} is done"
         late_bytes = max(0, rates.grown_bytes(past.passed, here))
@@ -223,7 +250,7 @@ class Adaptive:
         """How much of what was met in this burst, or else ever, has merged."""
         met = (here.item_pages - past.begun.item_pages) * PAGE_BYTES
         saved = here.saving_bytes - past.begun.saving_bytes
-        if met < NOISE_BYTES:
+        if met < NOISE_BYTES or past.passes < 2:  # at a first visit nothing merges yet
             met, saved = here.item_pages * PAGE_BYTES, here.saving_bytes
         return min(1.0, max(0.02, saved / met)) if met > 0 else HOPE_RATIO
 
@@ -252,7 +279,7 @@ class Adaptive:
         is_landing = is_last and left_s < LAND_BEFORE_S
         if past.is_landing and here.time_s - past.passed.time_s > past.pass_s + LAND_MOST_S:
             is_landing = False  # the end does not come: never mind where the cursor stands
-        past = replace(past, is_landing=is_landing)
+        past = replace(past, is_landing=is_landing, is_near=is_near)
         share = min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100
         code = Code.PROBE if past.is_probe else Code.BURST
         progress = f"pass {past.passes + 1} of {max(past.wanted_passes, past.passes + 1)}"
@@ -286,7 +313,9 @@ class Adaptive:
         changed in place, which it would find as late."""
         if past.smart_scan is None:
             return None
-        is_merging = not past.is_probe and past.passes + 1 >= past.wanted_passes
+        # In time: the first pages of a pass are an older guest's.
+        coming = past.passes + (2 if past.is_near else 1)
+        is_merging = not past.is_probe and coming >= past.wanted_passes
         is_off = is_merging or self._is_rewritten(past.begun, past)
         return 0 if is_off else past.smart_scan
 
@@ -392,6 +421,7 @@ class Adaptive:
             done if is_done else past,
             phase=Phase.WATCH,
             begun=here,
+            is_paused=not is_done,
             is_landing=False,
             is_at_boundary=is_exact or is_untouched,
             probe_s=pause_s,

@@ -12,7 +12,7 @@ from ksmtuned.units import PAGE_BYTES, duration, size
 START_TICK_S = 2.0  # between two looks while the advisor starts
 MODE_TICK_S = 0.2  # between the two writes of a restart
 RESTART_S = 30.0  # between two restarts, at least
-START_PASSES = 2  # a page merges at its second visit; by then the advisor has measured once
+START_PASSES = 3  # the one under way when memory came, and two that visit all of it
 SLOW_RATIO = 2.0  # a pass that takes so much longer than it could is a stall
 FEW_RATIO = 0.25  # of min_pages_to_scan: the advisor never chose so little by a true measure
 GROWN_RATIO = 1.5  # so much more memory than at the start makes it a new start
@@ -25,10 +25,11 @@ NS_LEAST, NS_MOST = 200.0, 50_000.0  # a measure outside is no cost of a page
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """The advisor's last start: over how much memory, and between which bounds."""
+    """The advisor's last start: between which bounds, and since when over how much memory."""
 
     full_scans: int
-    population_pages: int
+    first_scans: int  # at the first start with this memory
+    population_pages: int  # then
     min_pages: int  # the batch that it starts with
     max_pages: int
 
@@ -57,6 +58,7 @@ class Load:
     population_pages: int  # that a pass visits, at most
     page_s: float  # CPU time for one of them
     sleep_s: float  # between two batches; never 0
+    wanted_sleep_ms: int | None  # to write, where there is none: no batch would keep to a limit
 
     def pass_s(self, pages: int) -> float:
         """What a pass takes at so many pages per batch."""
@@ -140,32 +142,28 @@ class Advisor:
         if past.is_asked and past.start:
             start = replace(past.start, full_scans=here.full_scans)
             reason = "advisor_mode is none though scan-time was asked for: nothing adapts the pace"
-            decision = self._decision(now, start, Code.ADVISOR_START, reason)
+            decision = self._decision(load, start, Code.ADVISOR_START, reason)
             return decision, replace(past, start=start)
-        start = self._start(here, load)
+        start = self._start(here, load, past.start)
         pace = load.words(start.min_pages)
         reason = f"the kernel's advisor starts at {pace}, {self._limit(load)}"
-        decision = self._decision(now, start, Code.ADVISOR_START, reason, START_TICK_S)
+        decision = self._decision(load, start, Code.ADVISOR_START, reason, START_TICK_S)
         return decision, replace(past, start=start, is_asked=True)
 
     def _follow(self, now: Snapshot, here: Mark, load: Load, past: AdvisorPast) -> Outcome:
         """scan-time: watch over the first passes, then leave it alone."""
-        pages = now.ksm.pages_to_scan
-        pace = f"{load.words(pages or 0)}; the target is {self.target_scan_time} s"
-        is_new = past.start is None  # somebody else had it started before us
-        start = past.start or self._start(here, load)
-        passes = here.full_scans - start.full_scans
-        is_scanning = now.ksm.value("run") == 1 and pages is not None
-        if is_scanning and not is_new and self._is_stalled(pages or 0, load):
-            is_weak = passes < START_PASSES
-            is_grown = load.population_pages > start.population_pages * GROWN_RATIO
-            # Later, the advisor's own swings are its own.
-            if (is_weak or is_grown) and _is_rested(here, past):
-                return self._restart(here, past, pace)
+        pace = load.words(now.ksm.pages_to_scan or 0) + f"; the target is {self.target_scan_time} s"
+        start = past.start or self._start(here, load, None)
+        is_weak = here.full_scans - start.first_scans < START_PASSES
+        # Where there is no start yet, somebody else had it started before us.
+        is_due = is_weak or _is_grown(load, start)  # later, the advisor's swings are its own
+        is_rested = past.restart_s is None or here.time_s - past.restart_s >= RESTART_S
+        if past.start and is_due and is_rested and self._is_stalled(now, load):
+            return self._restart(here, past, pace)
         reason = f"the kernel's advisor scans {pace}"
-        tick_s = START_TICK_S if passes < START_PASSES else None
-        bounds = start if not passes else None
-        decision = self._decision(now, bounds, Code.ADVISOR, reason, tick_s)
+        tick_s = START_TICK_S if is_weak else None
+        bounds = start if here.full_scans == start.full_scans else None
+        decision = self._decision(load, bounds, Code.ADVISOR, reason, tick_s)
         return decision, replace(past, start=start, is_asked=True)
 
     def _restart(self, here: Mark, past: AdvisorPast, pace: str) -> Outcome:
@@ -175,24 +173,34 @@ class Advisor:
         decision = _scan(settings, Code.ADVISOR_RESTART, reason, MODE_TICK_S)
         return decision, replace(past, is_asked=False, restart_s=here.time_s)
 
-    def _is_stalled(self, pages: int, load: Load) -> bool:
+    def _is_stalled(self, now: Snapshot, load: Load) -> bool:
         """Will the pass under way take much longer than it has to?"""
+        pages = now.ksm.pages_to_scan
+        if now.ksm.value("run") != 1 or pages is None:
+            return False
         takes_s, could_s = load.pass_s(pages), load.pass_s(self._seed_pages(load))
         if pages < self.min_pages_to_scan * FEW_RATIO:
             return takes_s > max(RESTART_S, could_s)
         return takes_s > SLOW_RATIO * max(could_s, self.target_scan_time)
 
-    def _start(self, here: Mark, load: Load) -> Start:
+    def _start(self, here: Mark, load: Load, before: Start | None) -> Start:
         seed = self._seed_pages(load)
         most = max(seed, int(min(self.max_pages_to_scan, load.pages_for_cpu(self.max_cpu))))
-        population = load.population_pages
-        return Start(
-            full_scans=here.full_scans, population_pages=population, min_pages=seed, max_pages=most
+        start = Start(
+            full_scans=here.full_scans,
+            first_scans=here.full_scans,
+            population_pages=load.population_pages,
+            min_pages=seed,
+            max_pages=most,
         )
+        if before is None or _is_grown(load, before):
+            return start
+        first, population = before.first_scans, before.population_pages
+        return replace(start, first_scans=first, population_pages=population)
 
     def _decision(
         self,
-        now: Snapshot,
+        load: Load,
         start: Start | None,
         code: Code,
         reason: str,
@@ -201,7 +209,7 @@ class Advisor:
         """scan-time with the configured bounds; until the first pass ends, with the start's."""
         settings = Settings(
             run=1,
-            sleep_millisecs=_wanted_sleep_ms(now),
+            sleep_millisecs=load.wanted_sleep_ms,
             advisor_mode=ADVISOR_ON,
             advisor_max_cpu=self.max_cpu,
             advisor_target_scan_time=self.target_scan_time,
@@ -225,7 +233,7 @@ class Advisor:
             f"this kernel has no advisor: {load.words(pages)} (target {self.target_scan_time} s), "
             f"about {load.cpu_pct(pages):.0f} % of a core (at most {self.max_cpu} %)"
         )
-        settings = Settings(run=1, pages_to_scan=pages, sleep_millisecs=_wanted_sleep_ms(now))
+        settings = Settings(run=1, pages_to_scan=pages, sleep_millisecs=load.wanted_sleep_ms)
         held_past = replace(past, held_pages=pages, start=None, is_asked=False)
         return _scan(settings, Code.NO_ADVISOR, reason), held_past
 
@@ -270,7 +278,8 @@ def _followed(past: AdvisorPast, here: Mark) -> AdvisorPast:
         past = replace(past, ns_per_page=mean_ns)
     start = past.start
     if start and here.full_scans < start.full_scans:  # an unmerge resets the counter
-        past = replace(past, start=replace(start, full_scans=here.full_scans))
+        scans = here.full_scans
+        past = replace(past, start=replace(start, full_scans=scans, first_scans=scans))
     if here.full_scans > last.full_scans:
         past = replace(past, passed=here, passed_before=past.passed)
     return past
@@ -281,6 +290,7 @@ def _load(now: Snapshot, here: Mark, past: AdvisorPast) -> Load:
         population_pages=_population_pages(here, past),
         page_s=past.ns_per_page / 1e9,
         sleep_s=(now.ksm.sleep_millisecs or USUAL_SLEEP_MS) / 1000,
+        wanted_sleep_ms=USUAL_SLEEP_MS if now.ksm.sleep_millisecs == 0 else None,
     )
 
 
@@ -298,10 +308,5 @@ def _anon_pages(here: Mark) -> int:
     return (here.anon_bytes + here.saving_bytes) // PAGE_BYTES if here.anon_bytes else 0
 
 
-def _is_rested(here: Mark, past: AdvisorPast) -> bool:
-    return past.restart_s is None or here.time_s - past.restart_s >= RESTART_S
-
-
-def _wanted_sleep_ms(now: Snapshot) -> int | None:
-    """Left as it is, unless ksmd would never sleep: then no batch keeps to a limit."""
-    return USUAL_SLEEP_MS if now.ksm.sleep_millisecs == 0 else None
+def _is_grown(load: Load, start: Start) -> bool:
+    return load.population_pages > start.population_pages * GROWN_RATIO
