@@ -35,6 +35,7 @@ LAYERS: list[set[str]] = [
         "guests.rules",
     },
     {"policies"},
+    {"burst"},
     {"rates", "pace", "worth"},
     {"model"},
     {"errors"},
@@ -114,7 +115,7 @@ def test_the_pure_half_touches_no_clock_file_or_process(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in modules() if m.startswith("policies.")])
 def test_policies_know_only_the_model(module: str) -> None:
-    assert ours(module) <= {"model", "rates", "pace", "worth", "units"}
+    assert ours(module) <= {"model", "burst", "rates", "pace", "worth", "units"}
 
 
 def test_only_the_registry_knows_a_policy() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from ksmtuned import rates
+from ksmtuned import burst, rates
+from ksmtuned.burst import HOPE_RATIO, NOISE_BYTES, PROBE_FIRST_S, AdaptivePast
 from ksmtuned.model import RUN_SCAN, Code, Decision, Phase, Settings, Snapshot
 from ksmtuned.pace import pace, steady
 from ksmtuned.rates import Mark, mark
@@ -21,46 +22,9 @@ BURST_TICK_S = 0.25
 # at its end: two passes will do for it, not three (mm/ksm.c, __ksm_enter).
 LAND_TICK_S, LAND_SURE_S, LAND_MOST_S = 0.015, 0.028, 5.0
 LAND_BEFORE_S, NEAR_S, NEAR_TICK_S = 0.3, 1.2, 0.1
-GAUGE_S = 0.2  # the least time over which a page's cost is measured
-PROBE_FIRST_S, PROBE_MOST_S, PROBE_CPU_PCT = 120.0, 3600.0, 20.0
-NOISE_BYTES = 16 * 2**20  # anonymous memory of any host moves by so much
+PROBE_MOST_S, PROBE_CPU_PCT = 3600.0, 20.0
 CALM_RATIO, CALM_BYTES_S = 0.15, 8 * 2**20  # growth this slow, against its peak, is calm
-HOPE_RATIO = 0.5  # of new memory that may merge, until it is seen
-REWRITTEN_RATIO = 0.1  # of the merged pages written to since: guests were changed in place
-SPARSE_NS = 100_000.0  # a page cannot cost so much: ksmd walks an empty mapping (before 6.18)
 UNATTENDED_CPU_PCT, UNATTENDED_NS = 5.0, 10_000.0  # nobody will correct it: a page at its dearest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptivePast:
-    """What the law remembers. Small, and plain values only."""
-
-    phase: Phase = Phase.WATCH
-    begun: Mark = field(default_factory=Mark)  # when the phase began
-    last: Mark = field(default_factory=Mark)  # the tick before
-    known: Mark = field(default_factory=Mark)  # when all memory had last been scanned
-    passed: Mark = field(default_factory=Mark)  # the last end of a pass
-    is_unknown: bool = True  # nothing was ever scanned to the end
-    newest_start: int = 0  # start time of the newest guest that is accounted for
-    grew_s: float = 0.0  # when memory last grew
-    peak_bytes_s: float = 0.0  # the fastest that it grew in this settling
-    gauge: Mark = field(default_factory=Mark)  # since when a page's cost is measured
-    passes: int = 0  # ends of passes in this burst
-    wanted_passes: int = 2
-    is_probe: bool = False
-    is_paused: bool = False  # a burst was broken off, since memory was short no longer
-    is_near: bool = False  # the end of a pass
-    is_landing: bool = False
-    is_at_boundary: bool = True  # ksmd's cursor stands between two passes
-    zeroed_pages: int = 0  # that became the zero page in the pass before the last
-    visits: int = 0  # pages visited in one pass
-    pass_cpu_s: float = 0.0
-    pass_s: float = 0.0
-    ns_per_page: float = rates.NS_PER_PAGE
-    probe_s: float = PROBE_FIRST_S
-    scarcity: float = 1.0  # the most under which a verdict was found since memory last came
-    smart_scan: int | None = None  # as it was before us
-    verdict: str = "nothing was scanned yet"
 
 
 Outcome = tuple[Decision, AdaptivePast]
@@ -97,7 +61,7 @@ class Adaptive:
             past = replace(past, known=here, last=here, begun=here, smart_scan=now.ksm.smart_scan)
         if rates.began_anew(past.last, here):
             past = replace(past, known=here, begun=here, passed=here, gauge=here, last=here)
-        past = self._measured(now, here, past)
+        past = burst.measured(now, here, past)
         step: dict[Phase, Callable[[Snapshot, Mark, AdaptivePast], Outcome]] = {
             Phase.WATCH: self._watch,
             Phase.SETTLE: self._settle,
@@ -188,25 +152,20 @@ class Adaptive:
             return self._stop(now, here, past, self._why_plenty(now), is_done=False)
         ended = here.full_scans - past.passed.full_scans
         if ended > 0:
-            past = self._passed(here, past, ended)
+            past = burst.after_passes(here, past, ended)
             goes_on, why = self._verdict(now, here, past)
             if not goes_on:
                 return self._stop(now, here, past, why)
             zeroed = max(0, here.zero_pages - past.passed.zero_pages)
             past = replace(past, passed=here, zeroed_pages=zeroed)
             return self._scan(now, here, past, why)
-        if self._is_idle(here, past):
+        if burst.is_idle(here, past):
             for_s = duration(here.time_s - past.passed.time_s)
             why = f"nothing to scan in {for_s}: no process offers memory"
             return self._stop(now, here, past, why)
-        if self._is_sparse(here, past):
-            return self._stop(now, here, past, self._why_sparse(here, past))
+        if burst.is_sparse(here, past):
+            return self._stop(now, here, past, burst.why_sparse(here, past))
         return self._scan(now, here, past, "")
-
-    def _why_sparse(self, here: Mark, past: AdaptivePast) -> str:
-        cpu_s = here.cpu_s - past.passed.cpu_s
-        scanned = rates.visited(past.passed, here)
-        return f"{cpu_s:.1f} CPU s for {scanned} pages: ksmd walks an empty mapping"
 
     # -- whether ---------------------------------------------------------------------------------
 
@@ -227,7 +186,7 @@ class Adaptive:
             skipped = rates.skipped(past.passed, here)
             changed_pages = here.volatile_pages - past.known.volatile_pages - skipped
             once_bytes += max(0, changed_pages) * PAGE_BYTES
-        hit = self._hit_ratio(here, past)
+        hit = burst.hit_ratio(here, past)
         if self._pays(now, once_bytes * hit, cost_s):
             return True, f"{found}, and {size(once_bytes)} was met for the first time"
         if self._pays(now, (once_bytes + late_bytes) * hit, 2 * cost_s):
@@ -243,16 +202,8 @@ class Adaptive:
             is_first
             and not past.is_unknown
             and fresh_pages * PAGE_BYTES < NOISE_BYTES // 4
-            and (not self._is_rewritten(here, past))
+            and (not burst.is_rewritten(here, past))
         )
-
-    def _hit_ratio(self, here: Mark, past: AdaptivePast) -> float:
-        """How much of what was met in this burst, or else ever, has merged."""
-        met = (here.item_pages - past.begun.item_pages) * PAGE_BYTES
-        saved = here.saving_bytes - past.begun.saving_bytes
-        if met < NOISE_BYTES or past.passes < 2:  # at a first visit nothing merges yet
-            met, saved = here.item_pages * PAGE_BYTES, here.saving_bytes
-        return min(1.0, max(0.02, saved / met)) if met > 0 else HOPE_RATIO
 
     def _pays(self, now: Snapshot, gain_bytes: float, cost_s: float) -> bool:
         if gain_bytes < NOISE_BYTES * HOPE_RATIO:
@@ -273,14 +224,14 @@ class Adaptive:
     # -- how fast --------------------------------------------------------------------------------
 
     def _scan(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
-        left_s = self._left_s(here, past)
+        share = min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100
+        left_s = burst.left_s(here, past, share)
         is_last = past.passes + 1 >= past.wanted_passes
         is_near = left_s < NEAR_S
         is_landing = is_last and left_s < LAND_BEFORE_S
         if past.is_landing and here.time_s - past.passed.time_s > past.pass_s + LAND_MOST_S:
             is_landing = False  # the end does not come: never mind where the cursor stands
         past = replace(past, is_landing=is_landing, is_near=is_near)
-        share = min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100
         code = Code.PROBE if past.is_probe else Code.BURST
         progress = f"pass {past.passes + 1} of {max(past.wanted_passes, past.passes + 1)}"
         decision = Decision(
@@ -289,7 +240,7 @@ class Adaptive:
             code=code,
             reason=f"{why or 'scanning'}: {progress}, at most {share * 100:.0f} % of a core",
             next_tick_s=LAND_TICK_S if is_landing else NEAR_TICK_S if is_near else BURST_TICK_S,
-            progress=self._progress(here, past),
+            progress=burst.progress(here, past),
             is_routine=not why,
         )
         return decision, past
@@ -316,30 +267,8 @@ class Adaptive:
         # In time: the first pages of a pass are an older guest's.
         coming = past.passes + (2 if past.is_near else 1)
         is_merging = not past.is_probe and coming >= past.wanted_passes
-        is_off = is_merging or self._is_rewritten(past.begun, past)
+        is_off = is_merging or burst.is_rewritten(past.begun, past)
         return 0 if is_off else past.smart_scan
-
-    def _is_rewritten(self, here: Mark, past: AdaptivePast) -> bool:
-        written = here.cow_pages - past.known.cow_pages
-        merged = past.known.saving_bytes // PAGE_BYTES
-        return written > 1000 and written > merged * REWRITTEN_RATIO
-
-    def _left_s(self, here: Mark, past: AdaptivePast) -> float:
-        """Until the pass under way ends, as far as one can tell."""
-        share = max(0.05, min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100)
-        gone = rates.visited(past.passed, here)
-        if gone is not None:
-            new_pages = max(0, rates.grown_bytes(past.known, here)) // PAGE_BYTES
-            whole = past.visits if past.passes else past.visits + new_pages
-            return max(0, whole - gone) * past.ns_per_page / 1e9 / share
-        return max(0.0, past.pass_s - (here.time_s - past.passed.time_s))
-
-    def _progress(self, here: Mark, past: AdaptivePast) -> float | None:
-        gone = rates.visited(past.passed, here)
-        if gone is None or not past.visits:
-            return None
-        in_pass = min(1.0, gone / past.visits)
-        return min(1.0, (past.passes + in_pass) / max(past.wanted_passes, past.passes + 1))
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
@@ -355,45 +284,6 @@ class Adaptive:
         if here.anon_bytes < past.known.anon_bytes:  # somebody left: growth counts from there
             past = replace(past, known=replace(past.known, anon_bytes=here.anon_bytes))
         return past
-
-    def _measured(self, now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
-        """What a page costs, in nanoseconds of ksmd's CPU, as lately seen."""
-        if past.phase is not Phase.BURST:
-            return replace(past, gauge=here)
-        if here.time_s - past.gauge.time_s < GAUGE_S:
-            return past
-        found = rates.ns_per_page(past.gauge, here)
-        if here.scanned_pages is None:
-            share = min(0.98, rates.cpu_share(past.gauge, here))
-            sleep_ns = (now.ksm.sleep_millisecs or 1) * 1e6
-            found = share / (1 - share) * sleep_ns / max(1, now.ksm.pages_to_scan or 1)
-        if not found:
-            return past
-        lately = min(1e6, max(100.0, (past.ns_per_page + found) / 2))
-        return replace(past, ns_per_page=lately, gauge=here)
-
-    def _passed(self, here: Mark, past: AdaptivePast, ended: int) -> AdaptivePast:
-        before = past.passed
-        visits = rates.visited(before, here)
-        return replace(
-            past,
-            passes=past.passes + ended,
-            visits=past.visits if visits is None else visits // ended,
-            pass_cpu_s=(here.cpu_s - before.cpu_s) / ended,
-            pass_s=(here.time_s - before.time_s) / ended,
-        )
-
-    def _is_idle(self, here: Mark, past: AdaptivePast) -> bool:
-        """Nothing is registered: ksmd sleeps though it may run."""
-        for_s = here.time_s - past.passed.time_s
-        scanned = rates.visited(past.passed, here)
-        is_still = rates.cpu_share(past.passed, here) < 0.001 if scanned is None else scanned == 0
-        return for_s > 1.0 and is_still and rates.cpu_share(past.passed, here) < 0.02
-
-    def _is_sparse(self, here: Mark, past: AdaptivePast) -> bool:
-        scanned = rates.visited(past.passed, here)
-        cpu_s = here.cpu_s - past.passed.cpu_s
-        return scanned is not None and cpu_s > 2.0 and cpu_s * 1e9 > SPARSE_NS * max(1, scanned)
 
     def _stop(
         self, now: Snapshot, here: Mark, past: AdaptivePast, why: str, *, is_done: bool = True
