@@ -25,7 +25,7 @@ libdir  = $(PREFIX)/lib/ksmtuned
 unitdir = $(PREFIX)/lib/systemd/system
 confdir = /etc
 
-.PHONY: help run test check bench install uninstall clean FORCE
+.PHONY: help run test check bench contest install uninstall clean FORCE
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r goal what; do
@@ -36,10 +36,11 @@ help: ## this list
 	echo '  PREFIX=/usr/local   where install puts the program'
 	echo '  DESTDIR=            a folder to install into, for packagers'
 	echo '  PYTEST_ARGS=        passed to pytest: make test PYTEST_ARGS="-k classic -x"'
+	echo '  CONTEST_ARGS=       passed to the contest: make contest CONTEST_ARGS="--scenario late"'
 
 run: $(VENV)/installed ## tune this host once; without root, say what would be done
 	@$(WORDS)
-	ksmtuned=$(VENV)/bin/ksmtuned
+	ksmtuned=$$PWD/$(VENV)/bin/ksmtuned
 	if [ "$$(id -u)" -ne 0 ]; then
 	    say 'You are not root: a dry run, nothing is written. `sudo make run` tunes.'
 	    exec "$$ksmtuned" --once --dry-run
@@ -48,8 +49,7 @@ run: $(VENV)/installed ## tune this host once; without root, say what would be d
 	    exec "$$ksmtuned" --once --dry-run
 	fi
 	say 'Reading this host, deciding once, writing once'
-	"$$ksmtuned" --once
-	say "To undo it: $$PWD/$$ksmtuned restore"
+	exec "$$ksmtuned" --once
 
 test: check $(DEBIAN_SCRIPT) ## all checks and all tests
 	@$(WORDS)
@@ -70,6 +70,9 @@ check: $(VENV)/installed-dev ## format, lint, strict types
 
 bench: $(VENV)/installed-dev ## what the daemon itself costs: CPU a tick, memory, forks
 	@$(VENV)/bin/python tests/bench.py
+
+contest: $(VENV)/installed-dev $(DEBIAN_SCRIPT) ## race other KSM controllers on this kernel (root, 13 minutes)
+	@$(VENV)/bin/python -m benchmarks.contest $(CONTEST_ARGS)
 
 # --- What this machine lacks ----------------------------------------------------------------
 
