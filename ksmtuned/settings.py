@@ -239,19 +239,22 @@ class RootTable(Table):
 
     policy: Literal["adaptive", "advisor", "classic", "fixed", "off"] = _key(
         "classic",
-        "What decides: the law of ksmtuned (classic), the kernel's own advisor (advisor), constant "
-        "values (fixed), or ksmd stopped (off).",
+        "What decides: merge fast while it pays, then watch (adaptive), the law of ksmtuned "
+        "(classic), the kernel's own advisor (advisor), constant values (fixed), or ksmd stopped "
+        "(off).",
     )
     profile: Literal["production", "test", "desktop"] = _key(
         "production",
-        "What this host is for. It has no effect on the policies classic, fixed and off.",
+        "What this host is for; it matters to adaptive alone. Scan only while memory is short "
+        "(production), whenever it pays (test), or so, but stop earlier while memory is plentiful "
+        "(desktop).",
     )
     interval: Seconds | None = _key(
         None,
         "Time between two ticks, that is looks at the host.",
         "0.1 s to 1 d",
         kind="a time",
-        unset='the policy\'s own, "60 s"',
+        unset='the policy\'s own, "60 s" for classic',
         sample=60.0,
     )
     on_stop: Literal["restore", "keep", "stop", "unmerge"] = _key(
