@@ -13,7 +13,7 @@ NOISE_BYTES = 16 * 2**20  # anonymous memory of any host moves by so much
 HOPE_RATIO = 0.5  # of new memory that may merge, until it is seen
 PROBE_FIRST_S = 120.0  # until the first look after a burst whether anything changed unseen
 _GAUGE_S = 0.2  # the least time over which a page's cost is measured
-_REWRITTEN_RATIO = 0.1  # of the merged pages written to since: guests were changed in place
+_REWRITTEN_RATIO = 0.03  # of the merged pages written to since: guests were changed in place
 _SPARSE_NS = 100_000.0  # a page cannot cost so much: ksmd walks an empty mapping (before 6.18)
 
 
@@ -35,7 +35,7 @@ class AdaptivePast:
     wanted_passes: int = 2
     is_probe: bool = False
     is_paused: bool = False  # a burst was broken off, since memory was short no longer
-    is_near: bool = False  # the end of a pass
+    is_thorough: bool = False  # this pass leaves no page out
     is_landing: bool = False
     is_at_boundary: bool = True  # ksmd's cursor stands between two passes
     zeroed_pages: int = 0  # that became the zero page in the pass before the last
@@ -69,10 +69,12 @@ def measured(now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
 def after_passes(here: Mark, past: AdaptivePast, ended: int) -> AdaptivePast:
     before = past.passed
     visits = rates.visited(before, here)
+    # The pass ended some time since the last tick: in the middle, for want of better.
+    since = (rates.visited(past.last, here) or 0) // 2
     return replace(
         past,
         passes=past.passes + ended,
-        visits=past.visits if visits is None else visits // ended,
+        visits=past.visits if visits is None else (visits - since) // ended,
         pass_cpu_s=(here.cpu_s - before.cpu_s) / ended,
         pass_s=(here.time_s - before.time_s) / ended,
     )

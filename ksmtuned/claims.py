@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ksmtuned.errors import WriteBlocked
 from ksmtuned.model import ADVISOR_ON, RUN_UNMERGE, KsmStat, Refusal, Settings
 
 Values = Mapping[str, int | str]
@@ -44,9 +43,10 @@ class Claims:
     def notice(self, now: KsmStat, in_flight: Values) -> None:
         """Find what somebody else changed. in_flight: writes of ours that may land any moment."""
         self._is_unmerging &= now.value("run") == RUN_UNMERGE
-        for control in in_flight.keys() | self._late.keys():
-            if now.value(control) == self._late.get(control):
+        for control, coming in list(self._late.items()):
+            if now.value(control) == coming:
                 self._ours[control] = self._late.pop(control)
+        self.expect(in_flight)
         for control, ours in self._ours.items():
             value = now.value(control)
             if value in (ours, None):
@@ -61,12 +61,13 @@ class Claims:
             if control not in self._foreign or self.reassert:
                 self._foreign[control] = self._line(control, ours, value)
 
+    def expect(self, in_flight: Values) -> None:
+        """These writes of ours will land, some time."""
+        self._late.update(in_flight)
+
     def remember(self, now: KsmStat, wanted: Settings, refused: Sequence[Refusal]) -> None:
         """After the writes: what was not refused is as we want it."""
         failed = {refusal.write.control for refusal in refused}
-        for refusal in refused:
-            if isinstance(refusal.error, WriteBlocked):
-                self._late[refusal.write.control] = refusal.write.new
         for control, value in wanted.wanted().items():
             if now.value(control) is not None and control not in self.left_alone() | failed:
                 self._ours[control] = value

@@ -163,6 +163,7 @@ class Engine:
         failed = {refusal.write.control: refusal for refusal in refused}
         self._stuck |= {c: r for c, r in failed.items() if c in self._orders.controls}
         self._claims.remember(now.ksm, wanted, (*refused, *self._stuck.values()))
+        self._claims.expect(self._host.ksm.in_flight())
         self._give_back = {c: v for c, v in self._give_back.items() if c in failed}
         return refused
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from ksmtuned.errors import KsmtunedError, NotUnmerged, WriteBlocked
 from ksmtuned.host.host import Host
@@ -40,14 +41,19 @@ def leave(
         if not any(refusal.write.control == "run" for refusal in refused):
             originals.forget("run")
     given, failed = give_back(host, originals, left_alone, beat)
-    return done + given, refused + tuple(f for f in failed if f not in refused)
+    told = {refusal.write.control for refusal in refused}
+    return done + given, refused + tuple(f for f in failed if f.write.control not in told)
 
 
 def stop_ksmd(
     host: Host, originals: Originals, left_alone: Collection[str], beat: Beat | None = None
 ) -> Done:
     """run=0, unless `run` is somebody else's. Errors: NoKsm, RunDirError."""
-    stop = plan(host.ksm.read()[0], Settings(run=RUN_STOP), left_alone)
+    if beat is not None:
+        _land(host, beat)
+    # A start that is still under way will land: it is to be stopped, too.
+    coming = replace(host.ksm.read()[0], **host.ksm.in_flight())  # type: ignore[arg-type]  # by name
+    stop = plan(coming, Settings(run=RUN_STOP), left_alone)
     if stop:
         originals.note(stop)
     refused = write_all(host, stop, beat=beat)
@@ -70,8 +76,8 @@ def give_back(
     refused = write_all(host, writes, beat=beat)
     blind = (write for write in originals.blind() if write.control in unread)
     refused += tuple(Refusal(write, unread[write.control]) for write in blind)
-    unsure = host.ksm.in_flight().keys() | {refusal.write.control for refusal in refused}
-    originals.keep_only(sorted(unsure))
+    refused += host.ksm.blocked(but={refusal.write.control for refusal in refused})
+    originals.keep_only(sorted({refusal.write.control for refusal in refused}))
     return all_but(writes, refused), refused
 
 

@@ -79,7 +79,8 @@ class Originals:
 
         unread: could not be read, so nothing is known of them.
         """
-        lost = {c for c in self._controls if c not in unread and not self._is_ours(c, now)}
+        known = {c for c in self._controls if c not in unread and now.value(c) is not None}
+        lost = {c for c in known if not self._is_ours(c, now)}
         self._controls = {c: o for c, o in self._controls.items() if c not in lost}
         return lost
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -79,7 +80,7 @@ class RunDir:
                 raise Garbled(path, "a symbolic link", _WANTED) from error
             raise KernelRefused(path, error.errno or 0) from error
         try:
-            found = json.loads(content, parse_constant=_no_constant)
+            found = json.loads(content, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
@@ -110,6 +111,13 @@ def _read_all(fd: int) -> bytes:
         chunk = os.read(fd, 2**20)
         content += chunk
     return content
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _no_constant(name: str) -> None:

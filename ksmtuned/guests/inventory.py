@@ -29,7 +29,7 @@ class _Known:
     stat: ProcessStat
     guest: Guest  # as it was last seen
     statm: KernelFile
-    cgroup: str | None  # looked up only if memory is measured by cgroup
+    cgroup: str | None  # looked up when memory is first measured by cgroup
 
 
 class Inventory:
@@ -121,15 +121,8 @@ class Inventory:
                 memory_bytes=0,
             ),
             statm=self._proc.statm(pid),
-            cgroup=self._cgroup(pid),
+            cgroup=None,
         )
-
-    def _cgroup(self, pid: int) -> str | None:
-        try:
-            return self._proc.memory_cgroup(pid) if self._measure == "cgroup" else None
-        except KsmtunedError as error:
-            self.unread["guests"] = error
-            return None
 
     def _memory_bytes(
         self, known: _Known, stat: ProcessStat | None, cgroups: set[str]
@@ -152,6 +145,8 @@ class Inventory:
         """Memory by a measure other than rss; None: that measure has nothing to say."""
         if self._measure == "none":
             return 0
+        if self._measure == "cgroup" and known.cgroup is None:
+            known.cgroup = self._proc.memory_cgroup(known.guest.pid)
         if self._measure == "cgroup" and known.cgroup:
             if known.cgroup in cgroups:
                 return 0  # two guests in one cgroup: its memory counts once

@@ -15,15 +15,16 @@ from ksmtuned.worth import SHORT_RATIO, available_ratio, is_short, scarcity
 
 GIB = 2**30
 # Settling: guests still fill, and a page that changes between two visits is visited in vain.
-SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.25, 1.2, 10.0
+SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.2, 0.8, 10.0
 BURST_TICK_S = 0.25
 # Landing: sleeps longer than our tick, so that a pass's end is seen, and run=0 written, before
 # the next batch. Then the cursor stands at the start of the list, and what comes meanwhile is put
 # at its end: two passes will do for it, not three (mm/ksm.c, __ksm_enter).
 LAND_TICK_S, LAND_SURE_S, LAND_MOST_S = 0.015, 0.028, 5.0
-LAND_BEFORE_S, NEAR_S, NEAR_TICK_S = 0.3, 1.2, 0.1
+LAND_BEFORE_S, NEAR_S, NEAR_TICK_S = 0.4, 1.2, 0.1
 PROBE_MOST_S, PROBE_CPU_PCT = 3600.0, 20.0
 CALM_RATIO, CALM_BYTES_S = 0.15, 8 * 2**20  # growth this slow, against its peak, is calm
+POOR_RATIO = 0.25  # of new memory that merged: less than one may hope for
 UNATTENDED_CPU_PCT, UNATTENDED_NS = 5.0, 10_000.0  # nobody will correct it: a page at its dearest
 
 
@@ -76,7 +77,7 @@ class Adaptive:
             return self._decision(now, AdaptivePast(), Code.PLENTY, self._why_plenty(now))
         reason = f"at most {UNATTENDED_CPU_PCT:.0f} % of a core, since no daemon will end it"
         dear = AdaptivePast(ns_per_page=UNATTENDED_NS, smart_scan=now.ksm.smart_scan)
-        settings = self._pace(now, dear, UNATTENDED_CPU_PCT / 100)
+        settings = self._pace(now, mark(now), dear, UNATTENDED_CPU_PCT / 100)
         return Decision(settings=settings, phase=Phase.BURST, code=Code.BURST, reason=reason)
 
     # -- the phases ------------------------------------------------------------------------------
@@ -139,6 +140,7 @@ class Adaptive:
             begun=here,
             passed=here,
             passes=0,
+            is_thorough=False,
             zeroed_pages=0,
             wanted_passes=passes,
             is_landing=False,
@@ -154,6 +156,9 @@ class Adaptive:
         if ended > 0:
             past = burst.after_passes(here, past, ended)
             goes_on, why = self._verdict(now, here, past)
+            if not goes_on and self._is_worth_all(now, here, past):
+                goes_on, why = True, f"{why}; once more, and leave no page out"
+                past = replace(past, is_thorough=True)
             if not goes_on:
                 return self._stop(now, here, past, why)
             zeroed = max(0, here.zero_pages - past.passed.zero_pages)
@@ -195,6 +200,17 @@ class Adaptive:
             return True, f"{found}: worth another one"
         return False, found
 
+    def _is_worth_all(self, now: Snapshot, here: Mark, past: AdaptivePast) -> bool:
+        """New memory merged poorly, and smart_scan left many an older page out: its twins may be
+        among those, so one pass that leaves out none."""
+        left_out = rates.skipped(past.passed, here) * PAGE_BYTES
+        hit = burst.hit_ratio(here, past)
+        if past.is_thorough or past.is_probe or hit >= POOR_RATIO:
+            return False
+        met = (here.item_pages - past.begun.item_pages) * PAGE_BYTES
+        cost_s = past.pass_cpu_s + left_out / PAGE_BYTES * past.ns_per_page / 1e9
+        return self._pays(now, min(met * (1 - hit), left_out) * HOPE_RATIO, cost_s)
+
     def _is_barren(self, here: Mark, past: AdaptivePast, fresh_pages: int) -> bool:
         """The first pass met nothing new, and nothing was rewritten: growth was not for us."""
         is_first = past.passes == 1 and past.wanted_passes == 2
@@ -231,11 +247,11 @@ class Adaptive:
         is_landing = is_last and left_s < LAND_BEFORE_S
         if past.is_landing and here.time_s - past.passed.time_s > past.pass_s + LAND_MOST_S:
             is_landing = False  # the end does not come: never mind where the cursor stands
-        past = replace(past, is_landing=is_landing, is_near=is_near)
+        past = replace(past, is_landing=is_landing)
         code = Code.PROBE if past.is_probe else Code.BURST
         progress = f"pass {past.passes + 1} of {max(past.wanted_passes, past.passes + 1)}"
         decision = Decision(
-            settings=self._pace(now, past, share),
+            settings=self._pace(now, here, past, share),
             phase=Phase.BURST,
             code=code,
             reason=f"{why or 'scanning'}: {progress}, at most {share * 100:.0f} % of a core",
@@ -245,7 +261,7 @@ class Adaptive:
         )
         return decision, past
 
-    def _pace(self, now: Snapshot, past: AdaptivePast, share: float) -> Settings:
+    def _pace(self, now: Snapshot, here: Mark, past: AdaptivePast, share: float) -> Settings:
         """Everything that is to be set while ksmd scans."""
         wanted = pace(share, past.ns_per_page, is_landing=past.is_landing)
         if now.ksm.value("run") == RUN_SCAN:
@@ -254,20 +270,16 @@ class Adaptive:
             run=1,
             pages_to_scan=wanted.pages_to_scan,
             sleep_millisecs=wanted.sleep_millisecs,
-            smart_scan=self._smart_scan(past),
+            smart_scan=self._smart_scan(here, past),
             use_zero_pages=None if now.ksm.ksm_zero_pages is None else 1,
         )
 
-    def _smart_scan(self, past: AdaptivePast) -> int | None:
-        """Off in the pass that merges: it would leave an older guest's page, that met no twin so
-        far, out for up to 8 passes, and its twin is just coming. Off altogether after guests were
-        changed in place, which it would find as late."""
+    def _smart_scan(self, here: Mark, past: AdaptivePast) -> int | None:
+        """Off where it would find a twin up to 8 passes late: of an older guest's lone page, and
+        after guests were changed in place."""
         if past.smart_scan is None:
             return None
-        # In time: the first pages of a pass are an older guest's.
-        coming = past.passes + (2 if past.is_near else 1)
-        is_merging = not past.is_probe and coming >= past.wanted_passes
-        is_off = is_merging or burst.is_rewritten(past.begun, past)
+        is_off = past.is_thorough or burst.is_rewritten(here, past)
         return 0 if is_off else past.smart_scan
 
     # -- bookkeeping -----------------------------------------------------------------------------

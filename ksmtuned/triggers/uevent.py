@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pyudev
 
 # A guest's event comes before its memory; and a start is often a few short-lived machines, made
@@ -32,7 +35,13 @@ class Uevents:
             try:
                 device = self._monitor.poll(timeout=0)
             except OSError:  # ENOBUFS: more came than fits, and some of it is lost
+                self._clear_error()
                 return True
             if device is None:
                 return is_news
             is_news |= device.subsystem == "memory" or device.sys_name == "kvm"
+
+    def _clear_error(self) -> None:
+        """Or poll(2) would report it for ever: pyudev does not ask what the error is."""
+        with socket.socket(fileno=os.dup(self.fileno())) as same:
+            same.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
