@@ -15,7 +15,7 @@ from ksmtuned.worth import SHORT_RATIO, available_ratio, is_short, scarcity
 
 GIB = 2**30
 # Settling: guests still fill, and a page that changes between two visits is visited in vain.
-SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.2, 0.8, 10.0
+SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.2, 1.2, 10.0
 BURST_TICK_S = 0.25
 # Landing: sleeps longer than our tick, so that a pass's end is seen, and run=0 written, before
 # the next batch. Then the cursor stands at the start of the list, and what comes meanwhile is put
@@ -158,7 +158,9 @@ class Adaptive:
             goes_on, why = self._verdict(now, here, past)
             if not goes_on and self._is_worth_all(now, here, past):
                 goes_on, why = True, f"{why}; once more, and leave no page out"
-                past = replace(past, is_thorough=True)
+                # Seen late, the end is past, and with it the first pages of the next pass.
+                passes = past.passes + (1 if self._is_exact(here, past) else 2)
+                past = replace(past, is_thorough=True, wanted_passes=passes)
             if not goes_on:
                 return self._stop(now, here, past, why)
             zeroed = max(0, here.zero_pages - past.passed.zero_pages)
@@ -297,16 +299,18 @@ class Adaptive:
             past = replace(past, known=replace(past.known, anon_bytes=here.anon_bytes))
         return past
 
+    @staticmethod
+    def _is_exact(here: Mark, past: AdaptivePast) -> bool:
+        """Did ksmd sleep all the time since the end of the pass?"""
+        is_quick = here.time_s - past.last.time_s < LAND_SURE_S
+        return here.visited_pages is not None and past.is_landing and is_quick
+
     def _stop(
         self, now: Snapshot, here: Mark, past: AdaptivePast, why: str, *, is_done: bool = True
     ) -> Outcome:
         """Back to watching. Not done: what grew stays to be scanned."""
         late_bytes = max(0, rates.grown_bytes(past.passed, here))
-        is_exact = (
-            here.visited_pages is not None
-            and past.is_landing
-            and here.time_s - past.last.time_s < LAND_SURE_S
-        )
+        is_exact = self._is_exact(here, past)
         is_untouched = here.item_pages == 0 and here.full_scans == past.begun.full_scans
         pause_s = PROBE_FIRST_S
         if past.is_probe:
