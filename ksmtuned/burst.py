@@ -37,6 +37,7 @@ class AdaptivePast:
     is_paused: bool = False  # a burst was broken off, since memory was short no longer
     is_thorough: bool = False  # this pass leaves no page out
     is_landing: bool = False
+    landing_s: float = 0.0  # since when
     is_at_boundary: bool = True  # ksmd's cursor stands between two passes
     zeroed_pages: int = 0  # that became the zero page in the pass before the last
     visits: int = 0  # pages visited in one pass

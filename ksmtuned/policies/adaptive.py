@@ -15,7 +15,7 @@ from ksmtuned.worth import SHORT_RATIO, available_ratio, is_short, scarcity
 
 GIB = 2**30
 # Settling: guests still fill, and a page that changes between two visits is visited in vain.
-SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.2, 1.2, 10.0
+SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.2, 1.2, 7.0
 BURST_TICK_S = 0.25
 # Landing: sleeps longer than our tick, so that a pass's end is seen, and run=0 written, before
 # the next batch. Then the cursor stands at the start of the list, and what comes meanwhile is put
@@ -47,7 +47,7 @@ class Adaptive:
     cpu_seconds_per_gib: float = 50.0
     is_frugal: bool = True  # scan only while memory is short (profile production)
     is_easy: bool = False  # stop earlier while memory is plentiful (profile desktop)
-    interval_s: float = 2.0  # between two looks in a watch
+    interval_s: float = 1.0  # between two looks in a watch
     guest_memory: str = "rss"
     needs_daemon: bool = True
 
@@ -247,9 +247,10 @@ class Adaptive:
         is_last = past.passes + 1 >= past.wanted_passes
         is_near = left_s < NEAR_S
         is_landing = is_last and left_s < LAND_BEFORE_S
-        if past.is_landing and here.time_s - past.passed.time_s > past.pass_s + LAND_MOST_S:
+        since_s = past.landing_s if past.is_landing else here.time_s
+        if is_landing and here.time_s - since_s > LAND_MOST_S:
             is_landing = False  # the end does not come: never mind where the cursor stands
-        past = replace(past, is_landing=is_landing)
+        past = replace(past, is_landing=is_landing, landing_s=since_s)
         code = Code.PROBE if past.is_probe else Code.BURST
         progress = f"pass {past.passes + 1} of {max(past.wanted_passes, past.passes + 1)}"
         decision = Decision(
