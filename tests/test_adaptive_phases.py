@@ -9,8 +9,9 @@ from closed_loop import GIB, Filling, Host
 from ksmd_model import MIB
 from snapshots import QUIET
 
+from ksmtuned.burst import AdaptivePast
 from ksmtuned.model import Code, Decision, Phase, Settings, Snapshot
-from ksmtuned.policies.adaptive import Adaptive, AdaptivePast
+from ksmtuned.policies.adaptive import Adaptive
 
 LAW = Adaptive(max_cpu=100.0, is_frugal=False)
 FRUGAL = Adaptive()

@@ -12,8 +12,9 @@ import pytest
 from closed_loop import BARREN, GIB, Filling, Host, kept
 from ksmd_model import KERNEL_5_10, KERNEL_6_1, NEW_KERNEL, Kernel
 
+from ksmtuned.burst import AdaptivePast
 from ksmtuned.model import Code, Phase, Snapshot
-from ksmtuned.policies.adaptive import Adaptive, AdaptivePast
+from ksmtuned.policies.adaptive import Adaptive
 from ksmtuned.rates import Mark
 
 TEST = Adaptive(max_cpu=100.0, is_frugal=False)

@@ -1,4 +1,4 @@
-"""The unit: what design.md says, a quiet `verify`, a small exposure."""
+"""The unit: what the life cycle needs, a quiet `verify`, a small exposure."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def analyze(*arguments: str | Path) -> str:
         ("WantedBy", ["multi-user.target"]),
     ],
 )
-def test_the_unit_says_what_design_md_says(key: str, values: list[str]) -> None:
+def test_the_unit_says_what_the_life_cycle_needs(key: str, values: list[str]) -> None:
     assert directives()[key] == values
 
 
