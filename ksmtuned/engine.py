@@ -175,8 +175,10 @@ class Engine:
         now_s = time.monotonic()
         if not self._is_hasty or now_s - self._guests_s >= _GUESTS_S:
             self._guests_seen, self._guests_s = self._inventory.read(), now_s
-        now = self._host.snapshot(self._guests_seen)
-        return replace(now, unread={**now.unread, **self._inventory.unread})
+        now = self._host.snapshot(self._guests_seen, is_watched=self._policy.needs_daemon)
+        if self._inventory.unread:
+            now = replace(now, unread={**now.unread, **self._inventory.unread})
+        return now
 
     def _new_inventory(self) -> Inventory:
         return Inventory(self._host, self._orders.comm, self._policy.guest_memory, self._beat)

@@ -32,11 +32,12 @@ class KernelFile:
     then fails once the process is gone, also if its pid was given to another one.
     """
 
-    __slots__ = ("_fd", "_name", "_tree")
+    __slots__ = ("_block_bytes", "_fd", "_name", "_tree")
 
     def __init__(self, tree: Tree, name: str) -> None:
         self._tree, self._name = tree, name
         self._fd: int | None = None
+        self._block_bytes = _BLOCK_BYTES
 
     def __del__(self) -> None:
         self._close()
@@ -50,9 +51,11 @@ class KernelFile:
                 self._fd = self._tree.open(self._name)
             if self._fd is None:
                 return self._tree.read(self._name)
-            content = os.pread(self._fd, _BLOCK_BYTES, 0)
-            if len(content) == _BLOCK_BYTES:  # rare; a large buffer costs more than the read
-                content = os.pread(self._fd, _LIMIT_BYTES, 0)
+            # No more than needed: a large buffer costs more than the read.
+            while len(content := os.pread(self._fd, self._block_bytes, 0)) == self._block_bytes:
+                if self._block_bytes >= _LIMIT_BYTES:
+                    break
+                self._block_bytes *= 4
             return content
         except OSError as error:
             self._close()

@@ -32,8 +32,11 @@ class Host:
         self.ksm = Ksm(tree)
         self.proc = Proc(tree)
 
-    def snapshot(self, guests: tuple[Guest, ...] = ()) -> Snapshot:
-        """One reading, now. Errors: NoKsm, Garbled, KernelRefused."""
+    def snapshot(self, guests: tuple[Guest, ...] = (), *, is_watched: bool = True) -> Snapshot:
+        """One reading, now. is_watched: with what only a law that watches for changes reads.
+
+        Errors: NoKsm, Garbled, KernelRefused.
+        """
         ksm, unread = self.ksm.read()
         return Snapshot(
             time=time.time(),
@@ -41,8 +44,8 @@ class Host:
             ksm=ksm,
             meminfo=self.proc.meminfo(),
             ksmd_cpu_s=self.proc.ksmd_cpu_s(),
-            cow_ksm=self.proc.cow_ksm(),
-            pressure_pct=self.proc.pressure_pct(),
+            cow_ksm=self.proc.cow_ksm() if is_watched else None,
+            pressure_pct=self.proc.pressure_pct() if is_watched else None,
             guests=guests,
             unread=unread,
         )
