@@ -187,8 +187,9 @@ $(DEBIAN_SCRIPT):
 # The unit's ProtectHome= and PrivateTmp= hide a Python that lives in a home or in /tmp.
 define PICK_PYTHON
 python=$(PYTHON)
-case "$$("$(PYTHON)" -c 'import os, sys; print(os.path.realpath(sys.base_prefix))' 2>/dev/null)" in
-/root/*|/home/*|/tmp/*|/var/tmp/*|/run/user/*)
+top=$$("$(PYTHON)" -c 'import os, sys; print(os.path.realpath(sys.base_prefix).split("/")[1])' 2>/dev/null)
+case "$$top" in
+root|home|tmp|var|run)
     if /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=/usr/bin/python3
         say "$(PYTHON) lives where the service may not look: using $$python"

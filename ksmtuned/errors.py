@@ -58,12 +58,6 @@ class NoKsm(KsmtunedError):
         )
 
 
-class NotPermitted(KsmtunedError):
-    """We lack a right that the work needs."""
-
-    exit_status = ExitStatus.NOT_PERMITTED
-
-
 class AlreadyRunning(KsmtunedError):
     """Somebody else holds the lease on this host's KSM."""
 
