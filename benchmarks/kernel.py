@@ -6,10 +6,11 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EPERM
 from pathlib import Path
 
 from benchmarks.figures import Sample
-from ksmtuned.errors import KernelRefused, KsmtunedError, NoKsm, NotPermitted
+from ksmtuned.errors import KernelRefused, KsmtunedError, NoKsm
 from ksmtuned.host.ksm import FOLDER
 from ksmtuned.host.lease import Lease
 from ksmtuned.model import RUN_MASK
@@ -94,11 +95,11 @@ class Ksm:
 
 
 def check_idle(ksm: Ksm) -> None:
-    """Errors: NoKsm, NotPermitted, AlreadyRunning, ContestError: somebody needs KSM here."""
+    """Errors: NoKsm, KernelRefused, AlreadyRunning, ContestError: somebody needs KSM here."""
     if not KSM.is_dir():
         raise NoKsm(KSM)
     if os.geteuid() != 0:
-        raise NotPermitted(f"not started: the contest writes to {KSM}; run it as root")
+        raise KernelRefused(KSM, EPERM)
     Lease(Path("/")).__exit__(None, None, None)
     run, shared = (ksm.number("run") or 0) & RUN_MASK, ksm.number("pages_shared") or 0
     zero = ksm.number("ksm_zero_pages") or 0
