@@ -8,8 +8,6 @@ from typing import NamedTuple
 _SLEEP_LEAST_MS = 4.0
 _BATCH_MS = (5.0, 50.0)  # shorter ones are all overhead; longer ones hold up who writes to `run`
 _FULL_SHARE = 0.95  # from here on ksmd may as well not sleep
-# Sleeps so long that between two looks of ours, LOOK_S apart, ksmd cannot begin another batch.
-LANDING_SLEEP_MS = 40.0
 _KEEP_RATIO = 0.15  # a batch that differs by less is not worth a write
 
 
@@ -20,19 +18,13 @@ class Pace(NamedTuple):
     sleep_millisecs: int  # between two batches
 
 
-def pace(share: float, ns_per_page: float, *, is_landing: bool = False) -> Pace:
-    """The pace that takes `share` (0 to 1) of one core.
-
-    is_landing: sleep long enough that the end of a pass can be seen before the next batch.
-    """
+def pace(share: float, ns_per_page: float) -> Pace:
+    """The pace that takes `share` (0 to 1) of one core."""
     if share >= _FULL_SHARE:
         batch_ms, sleep_ms = _BATCH_MS[1], 1.0
     else:
         batch_ms = min(max(_SLEEP_LEAST_MS * share / (1.0 - share), _BATCH_MS[0]), _BATCH_MS[1])
         sleep_ms = batch_ms * (1.0 / share - 1.0)
-    if is_landing and sleep_ms < LANDING_SLEEP_MS:
-        sleep_ms = LANDING_SLEEP_MS
-        batch_ms = min(_BATCH_MS[1], sleep_ms * share / max(0.05, 1.0 - share))
     pages = max(16, int(batch_ms * 1e6 / ns_per_page))
     return Pace(pages, max(1, round(sleep_ms)))
 

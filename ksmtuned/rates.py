@@ -23,7 +23,7 @@ class Mark:
     zero_pages: int = 0  # that became the zero page
     saving_bytes: int = 0
     anon_bytes: int = 0
-    cow_pages: int = 0
+    cow_pages: int | None = None  # merged pages written to; None before 5.18
 
 
 def mark(now: Snapshot) -> Mark:
@@ -42,7 +42,7 @@ def mark(now: Snapshot) -> Mark:
         zero_pages=ksm.ksm_zero_pages or 0,
         saving_bytes=ksm.saving_bytes,
         anon_bytes=now.meminfo.anon_bytes,
-        cow_pages=now.cow_ksm or 0,
+        cow_pages=now.cow_ksm,
     )
 
 

@@ -238,7 +238,7 @@ class RootTable(Table):
     """The whole configuration."""
 
     policy: Literal["adaptive", "advisor", "classic", "fixed", "off"] = _key(
-        "classic",
+        "adaptive",
         "What decides: merge fast while it pays, then watch (adaptive), the law of ksmtuned "
         "(classic), the kernel's own advisor (advisor), constant values (fixed), or ksmd stopped "
         "(off).",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from closed_loop import GIB, Filling, Host
+from closed_loop import GIB, Host
 from ksmd_model import MIB
 from snapshots import QUIET
 
@@ -49,11 +49,16 @@ def test_calm_memory_is_scanned_after_a_moment() -> None:
     assert decisions[-1].settings.run == 1
 
 
-def test_growth_is_waited_for_but_not_for_ever() -> None:
-    decisions, _ = follow(LAW, [at(n / 4, anon_mib=4096 + 50 * n) for n in range(60)])
+@pytest.mark.parametrize(
+    ("anon_mib", "least_s", "most_s"), [(256, 0.2, 1), (4096, 1.5, 4), (32768, 10, 15)]
+)
+def test_growth_is_waited_for_as_long_as_a_lap_is_long(
+    anon_mib: int, least_s: float, most_s: float
+) -> None:
+    decisions, _ = follow(LAW, [at(n / 4, anon_mib=anon_mib + 50 * n) for n in range(60)])
     phases = [decision.phase for decision in decisions]
     begun_s = phases.index(Phase.BURST) / 4
-    assert 5 <= begun_s <= 12
+    assert least_s <= begun_s <= most_s
 
 
 def test_plentiful_memory_is_not_scanned_in_production() -> None:
@@ -86,21 +91,6 @@ def test_unattended_ksmd_takes_little_of_a_core(law: Adaptive) -> None:
     host.run(600)
     assert host.cpu_between(0, 600) <= 0.06 * 600
     assert host.merged_ratio >= 0.95
-
-
-@pytest.mark.parametrize("max_cpu", [20.0, 30.0, 60.0, 100.0])
-def test_a_burst_leaves_the_cursor_between_two_passes(max_cpu: float) -> None:
-    """So that a guest that comes then is merged after two passes, and not after three."""
-    landed = []
-    for seed in range(6):
-        host = Host(replace(LAW, max_cpu=max_cpu), seed=seed)
-        for _ in range(4):
-            host.boot(512, Filling(volatile=3 * seed))
-        host.run(80)
-        assert host.phase is Phase.WATCH
-        assert host.past.is_at_boundary <= (not host.ksmd.is_in_pass), "it believes what is not so"
-        landed.append(not host.ksmd.is_in_pass)
-    assert sum(landed) >= 4
 
 
 def test_a_small_change_does_not_end_a_watch() -> None:

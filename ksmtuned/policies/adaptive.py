@@ -14,17 +14,14 @@ from ksmtuned.units import PAGE_BYTES, duration, size
 from ksmtuned.worth import SHORT_RATIO, available_ratio, is_short, scarcity
 
 GIB = 2**30
-# Settling: guests still fill, and a page that changes between two visits is visited in vain.
-SETTLE_TICK_S, CALM_S, SETTLE_MOST_S = 0.2, 1.2, 7.0
-BURST_TICK_S = 0.25
-# Landing: sleeps longer than our tick, so that a pass's end is seen, and run=0 written, before
-# the next batch. Then the cursor stands at the start of the list, and what comes meanwhile is put
-# at its end: two passes will do for it, not three (mm/ksm.c, __ksm_enter).
-LAND_TICK_S, LAND_SURE_S, LAND_MOST_S = 0.015, 0.028, 5.0
-LAND_BEFORE_S, NEAR_S, NEAR_TICK_S = 0.4, 1.2, 0.1
+SETTLE_TICK_S, BURST_TICK_S, NEAR_TICK_S = 0.2, 0.25, 0.05
+CALM_S = 0.6  # without growth: memory has settled
+# What is sure to be visited again by later laps is worth a lap now only if that is short against
+# the time that memory has been growing (and so may go on to).
+PATIENCE = 1.0
 PROBE_MOST_S, PROBE_CPU_PCT = 3600.0, 20.0
-CALM_RATIO, CALM_BYTES_S = 0.15, 8 * 2**20  # growth this slow, against its peak, is calm
 POOR_RATIO = 0.25  # of new memory that merged: less than one may hope for
+MET_LEAST_BYTES = 2**20
 UNATTENDED_CPU_PCT, UNATTENDED_NS = 5.0, 10_000.0  # nobody will correct it: a page at its dearest
 
 
@@ -33,14 +30,15 @@ Outcome = tuple[Decision, AdaptivePast]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adaptive:
-    """Settle, burst, stop on yield, watch, probe.
+    """Settle, burst, stop when all was visited twice, watch, probe.
 
     worth     = cpu_seconds_per_gib * scarcity(available memory, pressure)   CPU s per GiB
-    whether   : a burst starts if  growth * hope * worth >= the cost of a pass,
-                and goes on if     pages met but once * hit rate * worth >= the cost of a pass
+    whether   : a burst starts if  growth * hope * worth >= the cost of a lap,
+                and is prolonged by growth, or by pages met, if  gain * worth >= the CPU since the
+                last one that counted
     how fast  : max_cpu % of a core, held by the measured cost of a page
-    A page merges at its second visit, so a burst takes two passes; three if ksmd's cursor stood
-    inside a pass when the memory came. Source: docs/architecture.md, "The adaptive law".
+    A page merges at its second visit, so a burst takes two laps from the last growth.
+    Source: docs/architecture.md, "The adaptive law".
     """
 
     max_cpu: float = 30.0  # percent of one core
@@ -59,9 +57,9 @@ class Adaptive:
         """One look at the host."""
         here = mark(now)
         if past.last.time_s == 0.0:
-            past = replace(past, known=here, last=here, begun=here, smart_scan=now.ksm.smart_scan)
+            past = burst.first(now, here, past)
         if rates.began_anew(past.last, here):
-            past = replace(past, known=here, begun=here, passed=here, gauge=here, last=here)
+            past = burst.anew(here, past)
         past = burst.measured(now, here, past)
         step: dict[Phase, Callable[[Snapshot, Mark, AdaptivePast], Outcome]] = {
             Phase.WATCH: self._watch,
@@ -84,147 +82,131 @@ class Adaptive:
 
     def _watch(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
         """run=0: merged pages stay merged and ksmd costs nothing."""
-        past = self._watched(here, past)
+        if here.anon_bytes < past.known.anon_bytes:  # somebody left: growth counts from there
+            past = replace(past, known=replace(past.known, anon_bytes=here.anon_bytes))
         if not self._may_scan(now, was_scanning=False):
             return self._decision(now, past, Code.PLENTY, self._why_plenty(now)), past
-        grown = self._grown_bytes(now, here, past)
         if past.is_paused:
-            return self._resume(now, here, past)
-        if past.is_unknown or self._pays(now, grown * HOPE_RATIO, past.pass_cpu_s):
-            begun = replace(
-                past, phase=Phase.SETTLE, begun=here, grew_s=here.time_s, peak_bytes_s=0.0
-            )
-            why = f"{size(grown)} of new memory"
-            if past.is_unknown:
-                why = f"{size(here.anon_bytes)} of memory was never scanned"
-            return self._decision(now, begun, Code.SETTLE, f"{why}: let it settle"), begun
+            away_s = here.time_s - past.paused_s
+            past = replace(past, phase=Phase.BURST, is_paused=False)
+            return self._scan(now, here, past, f"memory is short again after {duration(away_s)}")
+        grown = self._grown_bytes(now, here, past)
+        if self._pays(now, grown * HOPE_RATIO, burst.lap_cost_s(here, past)):
+            past = replace(burst.begun(now, here, past), phase=Phase.SETTLE)
+            why = f"{size(grown)} of new memory: let it settle"
+            return self._decision(now, past, Code.SETTLE, why), past
         pause_s = past.begun.time_s + past.probe_s - here.time_s
         if pause_s <= 0 or self._scarcity(now) >= 2 * past.scarcity:
-            why = "memory has become scarce" if pause_s > 0 else f"{duration(past.probe_s)} are up"
-            return self._begin(now, here, replace(past, is_probe=True), f"{why}: one cheap pass")
+            why = f"{duration(past.probe_s)} are up" if past.probe_s else "KSM was in use before us"
+            why = "memory has become scarce" if pause_s > 0 else why
+            past = replace(burst.begun(now, here, past), phase=Phase.BURST, is_probe=True)
+            return self._scan(now, here, past, f"{why}: one cheap pass")
         reason = f"watching: {past.verdict}; next look inside in {duration(max(1, pause_s))}"
         return self._decision(now, past, Code.WATCH, reason), past
 
-    def _resume(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
-        """Shortage is back: go on in the pass that was broken off."""
-        passes, grown = past.wanted_passes, rates.grown_bytes(past.begun, here)
-        if self._pays(now, grown * HOPE_RATIO, past.pass_cpu_s):
-            passes = max(passes, past.passes + 3)  # what came meanwhile stands behind the cursor
-        away_s = here.time_s - past.begun.time_s
-        passed = replace(past.passed, time_s=past.passed.time_s + away_s)
-        past = replace(
-            past, phase=Phase.BURST, is_paused=False, passed=passed, wanted_passes=passes
-        )
-        return self._scan(now, here, past, f"memory is short again after {duration(away_s)}")
-
     def _settle(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
         """run=0 while new memory still fills."""
-        grew_bytes_s = rates.grown_bytes(past.last, here) / max(
-            1e-3, here.time_s - past.last.time_s
-        )
-        past = replace(past, peak_bytes_s=max(past.peak_bytes_s, grew_bytes_s))
-        if grew_bytes_s > max(CALM_BYTES_S, CALM_RATIO * past.peak_bytes_s):
-            past = replace(past, grew_s=here.time_s)
-        is_calm = here.time_s - past.grew_s >= CALM_S
-        if is_calm or here.time_s - past.begun.time_s >= SETTLE_MOST_S:
-            why = "new memory has settled" if is_calm else "new memory does not settle"
-            return self._begin(now, here, replace(past, is_probe=False), why)
-        grown = size(max(0, self._grown_bytes(now, here, past)))
+        past = self._prolonged(now, here, burst.followed(here, past))
+        if not self._is_growing(here, past):
+            return self._lap(now, here, past, "new memory has settled")
+        if self._is_lap_short(now, here, past):
+            return self._lap(now, here, past, "new memory keeps coming")
+        grown = size(self._grown_bytes(now, here, past))
         return self._decision(now, past, Code.SETTLE, f"{grown} of new memory, still growing"), past
 
-    def _begin(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
-        passes = 1 if past.is_probe else 2 if past.is_at_boundary else 3
-        past = replace(
-            past,
-            phase=Phase.BURST,
-            begun=here,
-            passed=here,
-            passes=0,
-            is_thorough=False,
-            zeroed_pages=0,
-            wanted_passes=passes,
-            is_landing=False,
-            is_at_boundary=False,
-        )
-        return self._scan(now, here, past, why)
-
     def _burst(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
-        """run=1 until the last pass is done, or no longer worth it."""
+        """run=1 until everything was visited twice."""
         if not self._may_scan(now, was_scanning=True):
-            return self._stop(now, here, past, self._why_plenty(now), is_done=False)
-        ended = here.full_scans - past.passed.full_scans
-        if ended > 0:
-            past = burst.after_passes(here, past, ended)
-            goes_on, why = self._verdict(now, here, past)
-            if not goes_on and self._is_worth_all(now, here, past):
-                goes_on, why = True, f"{why}; once more, and leave no page out"
-                # Seen late, the end is past, and with it the first pages of the next pass.
-                passes = past.passes + (1 if self._is_exact(here, past) else 2)
-                past = replace(past, is_thorough=True, wanted_passes=passes)
-            if not goes_on:
+            past = replace(past, phase=Phase.WATCH, is_paused=True, paused_s=here.time_s)
+            why = f"{self._why_plenty(now)}: stop and watch"
+            return self._decision(now, past, Code.WATCH, why), past
+        past = self._prolonged(now, here, burst.followed(here, past))
+        if burst.is_done(here, past):
+            why, more = self._verdict(now, here, past)
+            if more is None:
                 return self._stop(now, here, past, why)
-            zeroed = max(0, here.zero_pages - past.passed.zero_pages)
-            past = replace(past, passed=here, zeroed_pages=zeroed)
-            return self._scan(now, here, past, why)
+            return self._scan(now, here, more, why)
         if burst.is_idle(here, past):
-            for_s = duration(here.time_s - past.passed.time_s)
+            for_s = duration(here.time_s - past.lap.time_s)
             why = f"nothing to scan in {for_s}: no process offers memory"
             return self._stop(now, here, past, why)
         if burst.is_sparse(here, past):
             return self._stop(now, here, past, burst.why_sparse(here, past))
-        return self._scan(now, here, past, "")
+        if not burst.is_lap_over(here, past):
+            return self._scan(now, here, past, "")
+        past = burst.after_lap(here, past)
+        if self._is_growing(here, past) and not self._is_lap_short(now, here, past):
+            past = replace(past, phase=Phase.SETTLE)
+            why = f"{size(self._grown_bytes(now, here, past))} of new memory, still growing"
+            return self._decision(now, past, Code.SETTLE, why), past
+        return self._scan(now, here, past, f"pass {past.laps} is done")
 
     # -- whether ---------------------------------------------------------------------------------
 
-    def _verdict(self, now: Snapshot, here: Mark, past: AdaptivePast) -> tuple[bool, str]:
-        """After the end of a pass: is another one worth its CPU?"""
-        saved = here.saving_bytes - past.passed.saving_bytes
-        cost_s = past.pass_cpu_s
-        found = f"the last pass saved {size(saved)} for {cost_s:.1f} CPU s"
-        # A page that became the zero page loses its item in the pass after.
-        fresh_pages = max(0, here.item_pages - past.passed.item_pages + past.zeroed_pages)
-        if past.passes < past.wanted_passes and not self._is_barren(here, past, fresh_pages):
-            return True, f"pass {past.passes} of {past.wanted_passes} is done"
-        late_bytes = max(0, rates.grown_bytes(past.passed, here))
-        once_bytes = fresh_pages * PAGE_BYTES
-        if past.is_probe and past.passes == 1:
-            # What changed in minutes may be calm by now; in seconds, hardly. A skipped page counts
-            # as volatile, too (mm/ksm.c takes it out of its tree).
-            skipped = rates.skipped(past.passed, here)
-            changed_pages = here.volatile_pages - past.known.volatile_pages - skipped
-            once_bytes += max(0, changed_pages) * PAGE_BYTES
-        hit = burst.hit_ratio(here, past)
-        if self._pays(now, once_bytes * hit, cost_s):
-            return True, f"{found}, and {size(once_bytes)} was met for the first time"
-        if self._pays(now, (once_bytes + late_bytes) * hit, 2 * cost_s):
-            return True, f"{found}, and {size(late_bytes)} came meanwhile"
-        if past.is_probe and self._pays(now, saved, cost_s):
-            return True, f"{found}: worth another one"
-        return False, found
+    def _prolonged(self, now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
+        """Growth, and pages met, count from here on, if that is worth the CPU it adds."""
+        hope = HOPE_RATIO if past.hit is None else (HOPE_RATIO + past.hit) / 2
+        grown = rates.grown_bytes(past.grew, here)
+        if burst.has_newcomer(now, past) or self._pays(
+            now, grown * hope, here.cpu_s - past.grew.cpu_s
+        ):
+            past = burst.grown(now, here, past)
+        met = past.fresh_pages * PAGE_BYTES * hope
+        if self._pays(now, met, here.cpu_s - past.met.cpu_s, least_bytes=MET_LEAST_BYTES):
+            past = replace(past, met=here, fresh_pages=0)
+        return past
 
-    def _is_worth_all(self, now: Snapshot, here: Mark, past: AdaptivePast) -> bool:
-        """New memory merged poorly, and smart_scan left many an older page out: its twins may be
-        among those, so one pass that leaves out none."""
-        left_out = rates.skipped(past.passed, here) * PAGE_BYTES
+    @staticmethod
+    def _is_growing(here: Mark, past: AdaptivePast) -> bool:
+        return here.time_s - past.grew_s < CALM_S
+
+    def _is_lap_short(self, now: Snapshot, here: Mark, past: AdaptivePast) -> bool:
+        """Is a lap worth its CPU, though memory still grows and will want another?"""
+        cost_s = burst.lap_cost_s(here, past)
+        growing_s = past.grew_s - past.begun.time_s
+        gain_pages = burst.unmet_pages(here, past) + past.met_pages - past.ripe_pages
+        gain_bytes = gain_pages * PAGE_BYTES * (past.hit or HOPE_RATIO)
+        is_short = cost_s / (self._share(past)) <= PATIENCE * growing_s
+        return is_short and self._pays(now, gain_bytes, cost_s)
+
+    def _verdict(
+        self, now: Snapshot, here: Mark, past: AdaptivePast
+    ) -> tuple[str, AdaptivePast | None]:
+        """All was visited twice: is one more lap worth its CPU?"""
+        saved = past.saved_bytes
+        cost_s = here.cpu_s - past.begun.cpu_s
+        what = "look inside" if past.is_probe else "burst"
+        found = f"the last {what} saved {size(saved)} for {cost_s:.1f} CPU s"
+        if not past.is_again and not burst.is_lapped(past.grew, here, past, laps=2):
+            # One lap was enough, as nothing new was met. What had changed by then may be calm
+            # now. A skipped page counts as volatile, too (mm/ksm.c takes it out of its tree).
+            skipped = rates.skipped(past.begun, here)
+            changed = here.volatile_pages - past.known.volatile_pages - skipped
+            gain = max(0, changed) * PAGE_BYTES * burst.hit_ratio(here, past)
+            if self._pays(now, gain, cost_s) or (past.is_probe and self._pays(now, saved, cost_s)):
+                more = burst.grown(now, here, burst.after_lap(here, past))
+                return f"{found}: worth another one", replace(more, is_again=True)
+        left_out = rates.skipped(past.lap, here) * PAGE_BYTES
         hit = burst.hit_ratio(here, past)
         if past.is_thorough or past.is_probe or hit >= POOR_RATIO:
-            return False
-        met = (here.item_pages - past.begun.item_pages) * PAGE_BYTES
-        cost_s = past.pass_cpu_s + left_out / PAGE_BYTES * past.ns_per_page / 1e9
-        return self._pays(now, min(met * (1 - hit), left_out) * HOPE_RATIO, cost_s)
+            return found, None
+        # New memory merged poorly, and smart_scan left many an older page out: its twins may be
+        # among those, so one pass that leaves out none, from the head on.
+        met, old = past.met_pages * PAGE_BYTES, past.begun.item_pages * PAGE_BYTES
+        lap_s = past.lap_cpu_s + left_out / PAGE_BYTES * past.ns_per_page / 1e9
+        if not self._pays(now, min(met * (1 - hit), left_out, old) * HOPE_RATIO, 1.5 * lap_s):
+            return found, None
+        more = replace(burst.grown(now, here, burst.after_lap(here, past)), is_thorough=True)
+        return f"{found}; once more, and leave no page out", more
 
-    def _is_barren(self, here: Mark, past: AdaptivePast, fresh_pages: int) -> bool:
-        """The first pass met nothing new, and nothing was rewritten: growth was not for us."""
-        is_first = past.passes == 1 and past.wanted_passes == 2
-        return (
-            is_first
-            and not past.is_unknown
-            and fresh_pages * PAGE_BYTES < NOISE_BYTES // 4
-            and (not burst.is_rewritten(here, past))
-        )
-
-    def _pays(self, now: Snapshot, gain_bytes: float, cost_s: float) -> bool:
-        if gain_bytes < NOISE_BYTES * HOPE_RATIO:
+    def _pays(
+        self,
+        now: Snapshot,
+        gain_bytes: float,
+        cost_s: float,
+        least_bytes: float = NOISE_BYTES * HOPE_RATIO,
+    ) -> bool:
+        if gain_bytes < least_bytes:
             return False
         return gain_bytes / GIB * self.cpu_seconds_per_gib * self._scarcity(now) >= cost_s
 
@@ -239,26 +221,30 @@ class Adaptive:
         limit = size(SHORT_RATIO * now.meminfo.total_bytes)
         return f"{available} available is above {limit} (20 % of RAM): profile production waits"
 
+    def _grown_bytes(self, now: Snapshot, here: Mark, past: AdaptivePast) -> int:
+        """Memory that came since all was last scanned. A guest that went hides one that came in
+        the sum over the host, so new guests are counted by themselves, too."""
+        new = burst.newcomers_bytes(now, past)
+        return max(0, new, rates.grown_bytes(past.known, here))
+
     # -- how fast --------------------------------------------------------------------------------
 
+    def _lap(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
+        past = replace(past, phase=Phase.BURST, lap=here, ripe_pages=past.met_pages)
+        return self._scan(now, here, past, why)
+
+    def _share(self, past: AdaptivePast) -> float:
+        return min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100
+
     def _scan(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
-        share = min(self.max_cpu, PROBE_CPU_PCT if past.is_probe else 100.0) / 100
+        share = self._share(past)
         left_s = burst.left_s(here, past, share)
-        is_last = past.passes + 1 >= past.wanted_passes
-        is_near = left_s < NEAR_S
-        is_landing = is_last and left_s < LAND_BEFORE_S
-        since_s = past.landing_s if past.is_landing else here.time_s
-        if is_landing and here.time_s - since_s > LAND_MOST_S:
-            is_landing = False  # the end does not come: never mind where the cursor stands
-        past = replace(past, is_landing=is_landing, landing_s=since_s)
-        code = Code.PROBE if past.is_probe else Code.BURST
-        progress = f"pass {past.passes + 1} of {max(past.wanted_passes, past.passes + 1)}"
         decision = Decision(
             settings=self._pace(now, here, past, share),
             phase=Phase.BURST,
-            code=code,
-            reason=f"{why or 'scanning'}: {progress}, at most {share * 100:.0f} % of a core",
-            next_tick_s=LAND_TICK_S if is_landing else NEAR_TICK_S if is_near else BURST_TICK_S,
+            code=Code.PROBE if past.is_probe else Code.BURST,
+            reason=f"{why or 'scanning'}: at most {share * 100:.0f} % of a core",
+            next_tick_s=min(BURST_TICK_S, max(NEAR_TICK_S, left_s)),
             progress=burst.progress(here, past),
             is_routine=not why,
         )
@@ -266,7 +252,7 @@ class Adaptive:
 
     def _pace(self, now: Snapshot, here: Mark, past: AdaptivePast, share: float) -> Settings:
         """Everything that is to be set while ksmd scans."""
-        wanted = pace(share, past.ns_per_page, is_landing=past.is_landing)
+        wanted = pace(share, past.ns_per_page)
         if now.ksm.value("run") == RUN_SCAN:
             wanted = steady(wanted, now.ksm.pages_to_scan)
         return Settings(
@@ -285,53 +271,18 @@ class Adaptive:
         is_off = past.is_thorough or burst.is_rewritten(here, past)
         return 0 if is_off else past.smart_scan
 
-    # -- bookkeeping -----------------------------------------------------------------------------
-
-    def _grown_bytes(self, now: Snapshot, here: Mark, past: AdaptivePast) -> int:
-        """Memory that came since all was last scanned. A guest that went hides one that came in
-        the sum over the host, so new guests are counted by themselves, too."""
-        new = sum(g.memory_bytes for g in now.guests if g.start_time > past.newest_start)
-        return max(rates.grown_bytes(past.known, here), new if not past.is_unknown else 0)
-
-    def _watched(self, here: Mark, past: AdaptivePast) -> AdaptivePast:
-        if past.is_at_boundary and rates.visited(past.last, here):
-            past = replace(past, is_at_boundary=False)  # ksmd went on after our stop, after all
-        if here.anon_bytes < past.known.anon_bytes:  # somebody left: growth counts from there
-            past = replace(past, known=replace(past.known, anon_bytes=here.anon_bytes))
-        return past
-
-    @staticmethod
-    def _is_exact(here: Mark, past: AdaptivePast) -> bool:
-        """Did ksmd sleep all the time since the end of the pass?"""
-        is_quick = here.time_s - past.last.time_s < LAND_SURE_S
-        return here.visited_pages is not None and past.is_landing and is_quick
-
-    def _stop(
-        self, now: Snapshot, here: Mark, past: AdaptivePast, why: str, *, is_done: bool = True
-    ) -> Outcome:
-        """Back to watching. Not done: what grew stays to be scanned."""
-        late_bytes = max(0, rates.grown_bytes(past.passed, here))
-        is_exact = self._is_exact(here, past)
-        is_untouched = here.item_pages == 0 and here.full_scans == past.begun.full_scans
-        pause_s = PROBE_FIRST_S
-        if past.is_probe:
-            pause_s = min(2 * past.probe_s, PROBE_MOST_S)
-        newest = max((guest.start_time for guest in now.guests), default=0)
-        done = replace(
-            past,
-            known=replace(here, anon_bytes=here.anon_bytes - late_bytes),
-            is_unknown=False,
-            newest_start=max(newest, past.newest_start),
-            scarcity=max(self._scarcity(now), past.scarcity if past.is_probe else 0.0),
-        )
+    def _stop(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
+        """Back to watching. What came too late stays to be scanned."""
+        late_bytes = max(0, rates.grown_bytes(past.grew, here))
+        scarce = max(self._scarcity(now), past.scarcity if past.is_probe else 0.0)
+        next_s = max(PROBE_FIRST_S, 2 * past.probe_s if past.is_probe else 0.0)
         after = replace(
-            done if is_done else past,
+            past,
             phase=Phase.WATCH,
             begun=here,
-            is_paused=not is_done,
-            is_landing=False,
-            is_at_boundary=is_exact or is_untouched,
-            probe_s=pause_s,
+            known=replace(here, anon_bytes=here.anon_bytes - late_bytes),
+            scarcity=scarce,
+            probe_s=min(next_s, PROBE_MOST_S),
             verdict=why,
         )
         return self._decision(now, after, Code.WATCH, f"{why}: stop and watch"), after
