@@ -7,7 +7,8 @@ from typing import NamedTuple
 # A kernel's timer ticks every 4 ms at 250 Hz, and a sleep ends on one: shorter sleeps are a guess.
 _SLEEP_LEAST_MS = 4.0
 _BATCH_MS = (5.0, 50.0)  # shorter ones are all overhead; longer ones hold up who writes to `run`
-_FULL_SHARE = 0.95  # from here on ksmd may as well not sleep
+_FULL_SHARE = 0.95  # from here on ksmd may as well not sleep; but the least sleep is 4 to 8 ms
+_FULL_BATCH_MS = 100.0
 _KEEP_RATIO = 0.15  # a batch that differs by less is not worth a write
 
 
@@ -21,7 +22,7 @@ class Pace(NamedTuple):
 def pace(share: float, ns_per_page: float) -> Pace:
     """The pace that takes `share` (0 to 1) of one core."""
     if share >= _FULL_SHARE:
-        batch_ms, sleep_ms = _BATCH_MS[1], 1.0
+        batch_ms, sleep_ms = _FULL_BATCH_MS, 1.0
     else:
         batch_ms = min(max(_SLEEP_LEAST_MS * share / (1.0 - share), _BATCH_MS[0]), _BATCH_MS[1])
         sleep_ms = batch_ms * (1.0 / share - 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ksmtuned.model import Snapshot
+from ksmtuned.units import size
 
 SHORT_RATIO = 0.20  # available, of RAM: below it memory is short
 EASY_RATIO = 0.50  # above it memory is plentiful
@@ -24,6 +25,27 @@ def is_short(now: Snapshot, *, was_short: bool) -> bool:
     """Too little available, or tasks that wait for memory."""
     limit = SHORT_RATIO + (_HYSTERESIS_RATIO if was_short else 0.0)
     return available_ratio(now) < limit or (now.pressure_pct or 0.0) >= _PRESSED_PCT
+
+
+def why_short(now: Snapshot) -> str:
+    """In words, with figures."""
+    if available_ratio(now) >= SHORT_RATIO:
+        return f"memory pressure {now.pressure_pct or 0.0:.0f} %"
+    return f"{_available(now)} available is below {_limit(now)} (20 % of RAM)"
+
+
+def why_plenty(now: Snapshot) -> str:
+    """In words, with figures."""
+    limit = f"{_limit(now)} (20 % of RAM)"
+    return f"{_available(now)} available is above {limit}: profile production waits"
+
+
+def _available(now: Snapshot) -> str:
+    return size(available_ratio(now) * now.meminfo.total_bytes)
+
+
+def _limit(now: Snapshot) -> str:
+    return size(SHORT_RATIO * now.meminfo.total_bytes)
 
 
 def scarcity(now: Snapshot, *, is_easy: bool) -> float:

@@ -301,6 +301,23 @@ def test_a_guest_that_reboots_in_place_is_merged_again(law: Adaptive) -> None:
     assert rests(host)
 
 
+@each_law
+def test_smart_scan_is_off_only_while_what_was_rewritten_is_scanned(law: Adaptive) -> None:
+    host, vms = settled(law, guests=8)
+    host.at(200, lambda: [host.rewrite(vm, 0.33) for vm in vms])
+    host.at(300, host.boot)
+    host.run(380)
+
+    def smart_scans(begin_s: float, end_s: float) -> set[int | None]:
+        ticks = host.ticks_between(begin_s, end_s)
+        scanning = [t.decision.settings for t in ticks if t.decision.settings.run == 1]
+        return {settings.smart_scan for settings in scanning}
+
+    assert smart_scans(0, 100) == {1}
+    assert smart_scans(200, 290) == {0}
+    assert smart_scans(300, 380) == {1}
+
+
 def test_rewrites_without_end_do_not_keep_ksmd_busy_for_ever() -> None:
     """A guest that writes a few merged pages now and then: not worth a burst each time."""
     host, vms = settled(TEST, guests=8)
@@ -347,6 +364,19 @@ def test_where_nobody_offers_memory_ksmd_does_not_run(law: Adaptive) -> None:
     assert host.cpu_between(0, HOUR_S) < 0.1
     seconds = sum(last.time_s - first.time_s for first, last in host.bursts())
     assert seconds < 60
+
+
+@each_law
+@pytest.mark.parametrize("mib_s", [1, 3, 10])
+def test_a_guest_that_grows_for_ever_is_not_scanned_for_ever(law: Adaptive, mib_s: int) -> None:
+    """What it brings, half of it merged, is not worth a lap each time, and never a whole core."""
+    host, vms = settled(law)
+    for second in range(100, 700):
+        host.at(second, lambda: host.grow(vms[0], mib_s, fill_s=0.9))
+    host.run(700)
+    most = law.cpu_seconds_per_gib * 600 * mib_s / 1024
+    assert host.cpu_between(100, 700) <= most + 10
+    assert host.saving_bytes >= 0.8 * host.mergeable_bytes()
 
 
 def test_growth_that_nobody_offers_is_not_scanned_for() -> None:

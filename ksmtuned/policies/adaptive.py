@@ -11,17 +11,17 @@ from ksmtuned.model import RUN_SCAN, Code, Decision, Phase, Settings, Snapshot
 from ksmtuned.pace import pace, steady
 from ksmtuned.rates import Mark, mark
 from ksmtuned.units import PAGE_BYTES, duration, size
-from ksmtuned.worth import SHORT_RATIO, available_ratio, is_short, scarcity
+from ksmtuned.worth import is_short, scarcity, why_plenty, why_short
 
 GIB = 2**30
 SETTLE_TICK_S, BURST_TICK_S, NEAR_TICK_S = 0.2, 0.25, 0.05
 CALM_S = 0.6  # without growth: memory has settled
 # What is sure to be visited again by later laps is worth a lap now only if that is short against
 # the time that memory has been growing (and so may go on to).
-PATIENCE = 1.0
+PATIENCE = 0.8
 PROBE_MOST_S, PROBE_CPU_PCT = 3600.0, 20.0
 POOR_RATIO = 0.25  # of new memory that merged: less than one may hope for
-MET_LEAST_BYTES = 2**20
+MET_LEAST_BYTES = 2**20  # of pages met for the first time, to be worth a look
 UNATTENDED_CPU_PCT, UNATTENDED_NS = 5.0, 10_000.0  # nobody will correct it: a page at its dearest
 
 
@@ -72,8 +72,10 @@ class Adaptive:
     def unattended(self, now: Snapshot) -> Decision:
         """A pace that may stay without anybody to end it."""
         if not self._may_scan(now, was_scanning=False):
-            return self._decision(now, AdaptivePast(), Code.PLENTY, self._why_plenty(now))
+            return self._decision(now, AdaptivePast(), Code.PLENTY, why_plenty(now))
         reason = f"at most {UNATTENDED_CPU_PCT:.0f} % of a core, since no daemon will end it"
+        if self.is_frugal:
+            reason = f"{why_short(now)}: {reason}"
         dear = AdaptivePast(ns_per_page=UNATTENDED_NS, smart_scan=now.ksm.smart_scan)
         settings = self._pace(now, mark(now), dear, UNATTENDED_CPU_PCT / 100)
         return Decision(settings=settings, phase=Phase.BURST, code=Code.BURST, reason=reason)
@@ -85,7 +87,7 @@ class Adaptive:
         if here.anon_bytes < past.known.anon_bytes:  # somebody left: growth counts from there
             past = replace(past, known=replace(past.known, anon_bytes=here.anon_bytes))
         if not self._may_scan(now, was_scanning=False):
-            return self._decision(now, past, Code.PLENTY, self._why_plenty(now)), past
+            return self._decision(now, past, Code.PLENTY, why_plenty(now)), past
         if past.is_paused:
             away_s = here.time_s - past.paused_s
             past = replace(past, phase=Phase.BURST, is_paused=False)
@@ -118,7 +120,7 @@ class Adaptive:
         """run=1 until everything was visited twice."""
         if not self._may_scan(now, was_scanning=True):
             past = replace(past, phase=Phase.WATCH, is_paused=True, paused_s=here.time_s)
-            why = f"{self._why_plenty(now)}: stop and watch"
+            why = f"{why_plenty(now)}: stop and watch"
             return self._decision(now, past, Code.WATCH, why), past
         past = self._prolonged(now, here, burst.followed(here, past))
         if burst.is_done(here, past):
@@ -147,10 +149,9 @@ class Adaptive:
         """Growth, and pages met, count from here on, if that is worth the CPU it adds."""
         hope = HOPE_RATIO if past.hit is None else (HOPE_RATIO + past.hit) / 2
         grown = rates.grown_bytes(past.grew, here)
-        if burst.has_newcomer(now, past) or self._pays(
-            now, grown * hope, here.cpu_s - past.grew.cpu_s
-        ):
-            past = burst.grown(now, here, past)
+        is_worth_it = self._pays(now, grown * hope, here.cpu_s - past.grew.cpu_s)
+        if is_worth_it or burst.has_newcomer(now, past):
+            past = replace(burst.grown(now, here, past), is_probe=False)
         met = past.fresh_pages * PAGE_BYTES * hope
         if self._pays(now, met, here.cpu_s - past.met.cpu_s, least_bytes=MET_LEAST_BYTES):
             past = replace(past, met=here, fresh_pages=0)
@@ -215,11 +216,6 @@ class Adaptive:
 
     def _may_scan(self, now: Snapshot, *, was_scanning: bool) -> bool:
         return not self.is_frugal or is_short(now, was_short=was_scanning)
-
-    def _why_plenty(self, now: Snapshot) -> str:
-        available = size(available_ratio(now) * now.meminfo.total_bytes)
-        limit = size(SHORT_RATIO * now.meminfo.total_bytes)
-        return f"{available} available is above {limit} (20 % of RAM): profile production waits"
 
     def _grown_bytes(self, now: Snapshot, here: Mark, past: AdaptivePast) -> int:
         """Memory that came since all was last scanned. A guest that went hides one that came in
