@@ -304,7 +304,8 @@ def test_a_guest_that_reboots_in_place_is_merged_again(law: Adaptive) -> None:
 @each_law
 def test_smart_scan_is_off_only_while_what_was_rewritten_is_scanned(law: Adaptive) -> None:
     host, vms = settled(law, guests=8)
-    host.at(200, lambda: [host.rewrite(vm, 0.33) for vm in vms])
+    for vm in vms:
+        host.at(200, lambda vm=vm: host.rewrite(vm, 0.33))  # type: ignore[misc]
     host.at(300, host.boot)
     host.run(380)
 

@@ -50,7 +50,7 @@ def test_calm_memory_is_scanned_after_a_moment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("anon_mib", "least_s", "most_s"), [(256, 0.2, 1), (4096, 1.5, 4), (32768, 10, 15)]
+    ("anon_mib", "least_s", "most_s"), [(256, 0.2, 1), (4096, 1.5, 4), (16384, 9, 14)]
 )
 def test_growth_is_waited_for_as_long_as_a_lap_is_long(
     anon_mib: int, least_s: float, most_s: float

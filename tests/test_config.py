@@ -51,7 +51,7 @@ def refused(content: bytes) -> ConfigError:
 def test_without_a_file_everything_is_built_in(places: Locations) -> None:
     config = load(places)
     assert config == Config(settings=RootTable(), origins={}, sources=())
-    assert config.settings.policy == "classic"
+    assert config.settings.policy == "adaptive"
     assert config.settings.interval is None
     assert config.settings.classic.thres_const == 2 * 2**20
     assert config.settings.ksm.max_page_sharing is None

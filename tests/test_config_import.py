@@ -180,7 +180,7 @@ def test_lines_are_counted_through_quotes_and_continuations() -> None:
 
 def test_debian_s_file_gives_the_defaults() -> None:
     settings, text = imported(DEBIAN)
-    assert settings.model_copy(update={"interval": None}) == RootTable()
+    assert settings.model_copy(update={"interval": None}) == RootTable(policy="classic")
     assert settings.interval == 60.0
     assert text.splitlines()[0] == 'policy = "classic"'
 
