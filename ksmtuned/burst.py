@@ -21,6 +21,7 @@ PROBE_FIRST_S = 120.0  # until the first look after a burst whether anything cha
 _GAUGE_S = 0.2  # the least time over which a page's cost is measured
 _LAP_NS = 2000.0  # a page in a lap, until one was measured
 _CALM_RATIO, _CALM_BYTES_S = 0.15, 8 * 2**20  # growth this slow, against its peak, is calm
+_FOREIGN_RATIO, _DOUBT_STEP, _DOUBT_MOST = 0.1, 4, 64
 _EVIDENCE_PAGES = 16384  # visited twice: before that, how many merge is chance
 _REWRITTEN_RATIO = 0.03  # of the merged pages written to since: guests were changed in place
 _SPARSE_NS = 100_000.0  # a page cannot cost so much: ksmd walks an empty mapping (before 6.18)
@@ -50,6 +51,7 @@ class AdaptivePast:
     lap_cpu_s: float = 0.0
     gauge: Mark = field(default_factory=Mark)  # since when a page's cost is measured
     ns_per_page: float = rates.NS_PER_PAGE
+    doubt: int = 1  # how many times over growth must pay, as earlier growth was not for ksmd
     is_probe: bool = False
     is_paused: bool = False  # a burst was broken off, since memory was short no longer
     is_again: bool = False  # a lap more than planned, for pages that changed in place
@@ -64,7 +66,8 @@ class AdaptivePast:
 def first(now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
     """Nothing is known: what ksmd has no item for was never scanned. What it has items for may have
     changed since, so that a look inside is due at once."""
-    known = replace(here, anon_bytes=min(here.anon_bytes, here.item_pages * PAGE_BYTES))
+    there = here.anon_bytes if here.arrived_bytes is None else here.arrived_bytes
+    known = rates.less(here, max(0, there - here.item_pages * PAGE_BYTES))
     probe_s = 0.0 if here.item_pages else PROBE_FIRST_S
     past = replace(anew(here, past), known=known, probe_s=probe_s)
     return replace(past, newest_start=_newest(now), smart_scan=now.ksm.smart_scan)
@@ -87,7 +90,9 @@ def measured(now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
     if here.scanned_pages is None:
         share = min(0.98, rates.cpu_share(past.gauge, here))
         sleep_ns = (now.ksm.sleep_millisecs or 1) * 1e6
-        found = share / (1 - share) * sleep_ns / max(1, now.ksm.pages_to_scan or 1)
+        # A batch ends where a pass does.
+        pages = min(now.ksm.pages_to_scan or 1, ring_pages(here, past))
+        found = share / (1 - share) * sleep_ns / max(1, pages)
     if not found:
         return past
     # Dearer at once, cheaper by and by: the budget is a ceiling.
@@ -148,12 +153,15 @@ def grown(now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
 
 
 def newcomers_bytes(now: Snapshot, past: AdaptivePast) -> int:
-    """Memory of the guests that came since the last growth that counted."""
+    """Memory of the guests that came since the last growth that counted, where one that left may
+    hide it in the sum over the host."""
+    if now.arrived_bytes is not None:
+        return 0
     return sum(g.memory_bytes for g in now.guests if g.start_time > past.newest_start)
 
 
 def has_newcomer(now: Snapshot, past: AdaptivePast) -> bool:
-    """A guest came; one that left may hide its growth."""
+    """Is there such a guest?"""
     return newcomers_bytes(now, past) >= NOISE_BYTES
 
 
@@ -204,6 +212,7 @@ def after_lap(here: Mark, past: AdaptivePast) -> AdaptivePast:
     hit = past.hit
     if past.ripe_pages >= _EVIDENCE_PAGES:
         hit = min(1.0, max(0.02, past.saved_bytes / (past.ripe_pages * PAGE_BYTES)))
+    past = doubted(here, past)
     return replace(
         past,
         lap=here,
@@ -213,6 +222,15 @@ def after_lap(here: Mark, past: AdaptivePast) -> AdaptivePast:
         ripe_pages=past.met_pages,
         hit=hit,
     )
+
+
+def doubted(here: Mark, past: AdaptivePast) -> AdaptivePast:
+    """Was the growth for ksmd? Other programs grow, too, and offer nothing."""
+    grown = rates.grown_bytes(past.known, here)
+    if grown < NOISE_BYTES or is_rewritten(here, past):
+        return past
+    is_foreign = past.met_pages * PAGE_BYTES < _FOREIGN_RATIO * grown
+    return replace(past, doubt=min(_DOUBT_MOST, past.doubt * _DOUBT_STEP) if is_foreign else 1)
 
 
 def lap_cost_s(here: Mark, past: AdaptivePast) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ksmtuned.claims import Claims
 from ksmtuned.guests.inventory import Inventory
+from ksmtuned.guests.offerers import Offerers
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
 from ksmtuned.leave import all_but, leave, stop_ksmd, write_all
@@ -25,7 +26,7 @@ from ksmtuned.originals import Originals
 from ksmtuned.plan import also_changed, plan
 from ksmtuned.policies import build
 
-_GUESTS_S = 1.0  # how old the list of guests may be while ticks are shorter
+_GUESTS_S = 0.4  # how old the list of guests may be while ticks are shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class Engine:
         self._policy = build(orders.policy, orders.policy_table)
         self._past = self._policy.start()
         self._inventory = self._new_inventory()
+        self._offerers = Offerers(host.proc)
         self._guests_seen: tuple[Guest, ...] = ()
         self._guests_s = float("-inf")
         self._is_hasty = False  # the policy wants ticks too short to look at every guest in each
@@ -172,10 +174,17 @@ class Engine:
 
     def _snapshot(self) -> Snapshot:
         """The host now; its guests as they were a moment ago where ticks are hasty."""
-        now_s = time.monotonic()
+        now_s, is_watched = time.monotonic(), self._policy.needs_daemon
         if not self._is_hasty or now_s - self._guests_s >= _GUESTS_S:
-            self._guests_seen, self._guests_s = self._inventory.read(), now_s
-        now = self._host.snapshot(self._guests_seen, is_watched=self._policy.needs_daemon)
+            pids = self._host.proc.pids()
+            self._guests_seen, self._guests_s = self._inventory.read(pids), now_s
+            if is_watched:
+                self._offerers.look(pids)
+        now = self._host.snapshot(
+            self._guests_seen,
+            arrived_bytes=self._offerers.arrived_bytes() if is_watched else None,
+            is_watched=is_watched,
+        )
         if self._inventory.unread:
             now = replace(now, unread={**now.unread, **self._inventory.unread})
         return now

@@ -100,6 +100,9 @@ class Snapshot:
     ksmd_cpu_s: float | None = None  # CPU time of ksmd since boot; None: not visible here
     cow_ksm: int | None = None  # merged pages written to, and so copied, since boot (since 5.18)
     pressure_pct: float | None = None  # memory pressure: "some", 10 s average; None: no PSI
+    # Anonymous memory that came to processes which offer theirs to KSM, since we watch; None: this
+    # kernel does not say which they are (before 6.14).
+    arrived_bytes: int | None = None
     guests: tuple[Guest, ...] = ()
     unread: Mapping[str, KsmtunedError] = field(default_factory=dict)  # KSM files, and why
 

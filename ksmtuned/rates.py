@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ksmtuned.model import Snapshot
+from ksmtuned.units import PAGE_BYTES
 
 NS_PER_PAGE = 3500.0  # until it is measured: seen on 6.18, a page compared and half of them merged
 
@@ -23,6 +24,7 @@ class Mark:
     zero_pages: int = 0  # that became the zero page
     saving_bytes: int = 0
     anon_bytes: int = 0
+    arrived_bytes: int | None = None  # to processes that offer theirs; None before 6.14
     cow_pages: int | None = None  # merged pages written to; None before 5.18
 
 
@@ -42,6 +44,7 @@ def mark(now: Snapshot) -> Mark:
         zero_pages=ksm.ksm_zero_pages or 0,
         saving_bytes=ksm.saving_bytes,
         anon_bytes=now.meminfo.anon_bytes,
+        arrived_bytes=now.arrived_bytes,
         cow_pages=now.cow_ksm,
     )
 
@@ -78,8 +81,20 @@ def ns_per_page(before: Mark, after: Mark) -> float | None:
 
 
 def grown_bytes(before: Mark, after: Mark) -> int:
-    """Anonymous memory that came in between; what merging gave back meanwhile is not deducted."""
-    return after.anon_bytes - before.anon_bytes + max(0, after.saving_bytes - before.saving_bytes)
+    """New memory that may be mergeable: what came to processes that offer theirs, and merged pages
+    that were written to. Where the kernel does not say who offers: growth of anonymous memory,
+    without deducting what merging gave back meanwhile."""
+    if before.arrived_bytes is None or after.arrived_bytes is None:
+        saved_bytes = max(0, after.saving_bytes - before.saving_bytes)
+        return after.anon_bytes - before.anon_bytes + saved_bytes
+    copied = (after.cow_pages or 0) - (before.cow_pages or 0)
+    return after.arrived_bytes - before.arrived_bytes + copied * PAGE_BYTES
+
+
+def less(here: Mark, late_bytes: int) -> Mark:
+    """The same moment, as if so much memory had not come yet."""
+    arrived = None if here.arrived_bytes is None else here.arrived_bytes - late_bytes
+    return replace(here, anon_bytes=here.anon_bytes - late_bytes, arrived_bytes=arrived)
 
 
 def began_anew(before: Mark, after: Mark) -> bool:
@@ -89,5 +104,6 @@ def began_anew(before: Mark, after: Mark) -> bool:
         (before.visited_pages, after.visited_pages),
         (before.cpu_s, after.cpu_s),
         (before.cow_pages, after.cow_pages),
+        (before.arrived_bytes, after.arrived_bytes),
     )
     return any((b is None) != (a is None) or (b or 0) > (a or 0) for b, a in pairs)

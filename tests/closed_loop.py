@@ -188,6 +188,7 @@ class Host:
         for vm in self._filling:
             while vm.to_fill and vm.to_fill[-1][0] <= self.time_s + 1e-9:
                 self.ksmd.fill(vm.mm, vm.to_fill.pop()[1])
+                self.ksmd.arrived_blocks += vm.is_offered
         self._filling = [vm for vm in self._filling if vm.to_fill]
 
     # -- time ------------------------------------------------------------------------------------
@@ -261,6 +262,7 @@ class Host:
             ksmd_cpu_s=ksmd.cpu_s(self.time_s) if kernel.is_ksmd_visible else None,
             cow_ksm=ksmd.cow_blocks * BLOCK if kernel.cow_ksm else None,
             pressure_pct=self.pressure_pct,
+            arrived_bytes=ksmd.arrived_blocks * BLOCK_BYTES if kernel.says_who_offers else None,
             guests=self._guests,
         )
 

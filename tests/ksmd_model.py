@@ -39,11 +39,17 @@ class Kernel:
     general_profit: bool = True
     cow_ksm: bool = True
     is_ksmd_visible: bool = True
+    says_who_offers: bool = True
 
 
 NEW_KERNEL = Kernel()
+KERNEL_6_12 = Kernel(says_who_offers=False)
 KERNEL_6_1 = Kernel(
-    pages_scanned=False, smart_scan=False, ksm_zero_pages=False, general_profit=False
+    pages_scanned=False,
+    smart_scan=False,
+    ksm_zero_pages=False,
+    general_profit=False,
+    says_who_offers=False,
 )
 KERNEL_5_10 = Kernel(
     pages_scanned=False,
@@ -51,6 +57,7 @@ KERNEL_5_10 = Kernel(
     ksm_zero_pages=False,
     general_profit=False,
     cow_ksm=False,
+    says_who_offers=False,
 )
 
 
@@ -133,6 +140,7 @@ class Ksmd:
         self.smart_scan, self.use_zero_pages = 1, 0
         self.full_scans = self.scanned = self.skipped = self.zero_blocks = self.cow_blocks = 0
         self.anon_blocks = 0
+        self.arrived_blocks = 0  # in all processes that offer memory, since the start
         self.ran: list[tuple[float, float]] = []  # every stretch: begin, end
         self._cpu_s = 0.0
         self._stretch: Stretch | None = None
@@ -180,8 +188,8 @@ class Ksmd:
     def write(self, block: Block, content: object) -> None:
         """The process changes a block: merged pages are copied at once, counted at the next
         visit."""
-        if block.is_ksm:
-            self.cow_blocks += 1
+        self.cow_blocks += block.is_ksm
+        self.arrived_blocks += block.is_zeroed
         self._unmap(block)
         self.anon_blocks += 1
         block.content = content

@@ -221,9 +221,11 @@ def test_whenever_guests_come_all_is_merged_in_the_end(
     for at_ds, mib, fill_ds in arrivals:
         host.at(at_ds / 10, lambda m=mib, f=fill_ds / 10: host.boot(m, fill_s=f))  # type: ignore[misc]
     host.run(119 + 80 / (law.max_cpu / 100))
-    assert host.merged_ratio >= 0.95
+    assert host.merged_ratio >= 0.93  # twins without a third may stand on two sides of the head
     assert rests(host)
     assert_budget_holds(host)
+    host.run(2000)
+    assert host.merged_ratio >= 0.97  # after a few probes
 
 
 @each_law
@@ -349,7 +351,7 @@ def test_under_a_constant_host_only_the_probes_are_left(law: Adaptive, filling: 
     assert starts <= 2
     # a probe starts and stops, and gauges anew what a page costs, which has changed
     assert sum(len(tick.writes) for tick in hour) <= 16 * max(1, starts)
-    assert host.cpu_between(4 * HOUR_S, 5 * HOUR_S) <= 0.001 * HOUR_S
+    assert host.cpu_between(4 * HOUR_S, 5 * HOUR_S) <= 0.002 * HOUR_S
     assert rests(host)
 
 
@@ -528,6 +530,16 @@ def _cpu_of_new_kernel(law: Adaptive) -> float:
     host = storm(law)
     host.run(250)
     return host.cpu_between(0, 250)
+
+
+@pytest.mark.parametrize("kernel", [KERNEL_6_1, NEW_KERNEL], ids=["6.1", "new"])
+def test_where_a_pass_is_shorter_than_a_batch_a_page_does_not_seem_cheap(kernel: Kernel) -> None:
+    host = Host(TEST, kernel=kernel)
+    for n in range(3):
+        host.at(2 * n, lambda: host.boot(32, fill_s=0.1))
+    host.run(60)
+    assert host.merged_ratio >= 0.95
+    assert max(tick.now.ksm.pages_to_scan or 0 for tick in host.ticks) <= 150_000
 
 
 @pytest.mark.parametrize("kernel", [KERNEL_6_1, KERNEL_5_10], ids=["6.1", "5.10"])

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"report"},
     {"leave", "claims"},
-    {"originals", "guests.inventory", "config_text", "config_import"},
+    {"originals", "guests.inventory", "guests.offerers", "config_text", "config_import"},
     {"config"},
     {
         "shell",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -55,9 +55,10 @@ class Inventory:
         self.unread: dict[str, KsmtunedError] = {}  # what the last reading could not read
         psutil.PROCFS_PATH = str(host.root / "proc")
 
-    def read(self) -> tuple[Guest, ...]:
+    def read(self, pids: Mapping[int, int] | None = None) -> tuple[Guest, ...]:
         """Every guest and its memory. One that vanishes meanwhile is left out; a garbled one, too.
 
+        pids: every process and its folder's inode, if just listed.
         Errors: KernelRefused (proc cannot be listed).
         """
         guests: dict[int, _Known] = {}
@@ -65,7 +66,7 @@ class Inventory:
         cgroups: set[str] = set()
         self._turn = (self._turn + 1) % _ROUND
         self.unread = {}
-        for pid, inode in self._proc.pids().items():
+        for pid, inode in (self._proc.pids() if pids is None else pids).items():
             is_due = pid % _ROUND == self._turn or not self._proc.is_live
             if self._others.get(pid) == inode and not is_due:
                 others[pid] = inode

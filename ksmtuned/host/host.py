@@ -32,7 +32,13 @@ class Host:
         self.ksm = Ksm(tree)
         self.proc = Proc(tree)
 
-    def snapshot(self, guests: tuple[Guest, ...] = (), *, is_watched: bool = True) -> Snapshot:
+    def snapshot(
+        self,
+        guests: tuple[Guest, ...] = (),
+        *,
+        arrived_bytes: int | None = None,
+        is_watched: bool = True,
+    ) -> Snapshot:
         """One reading, now. is_watched: with what only a law that watches for changes reads.
 
         Errors: NoKsm, Garbled, KernelRefused.
@@ -46,6 +52,7 @@ class Host:
             ksmd_cpu_s=self.proc.ksmd_cpu_s(),
             cow_ksm=self.proc.cow_ksm() if is_watched else None,
             pressure_pct=self.proc.pressure_pct() if is_watched else None,
+            arrived_bytes=arrived_bytes,
             guests=guests,
             unread=unread,
         )

@@ -144,6 +144,20 @@ class Proc:
         """For rss_bytes, as long as the process lives."""
         return KernelFile(self._tree, f"proc/{pid}/statm")
 
+    def says_who_offers(self) -> bool:
+        """Does this kernel tell which processes offer memory to KSM (6.14)? Our own entry says."""
+        return b"\nksm_mergeable: " in self._ksm_stat("self")
+
+    def offers_memory(self, pid: int) -> bool:
+        """Has it mergeable memory? False also where we may not know."""
+        return b"\nksm_mergeable: yes\n" in self._ksm_stat(pid)
+
+    def _ksm_stat(self, pid: int | str) -> bytes:
+        try:
+            return self._tree.read(f"proc/{pid}/ksm_stat") or b""
+        except KernelRefused:
+            return b""
+
     def pss_bytes(self, pid: int) -> int | None:
         """Proportional share by smaps_rollup. Walks all page tables: seconds for a large guest."""
         match = _PSS_LINE.search(self._tree.read(f"proc/{pid}/smaps_rollup") or b"")
@@ -198,6 +212,19 @@ class Proc:
                         return pid
             except KsmtunedError:
                 continue  # hidden from us, or garbled: ksmd is neither
+        return None
+
+
+def anon_bytes(statm: KernelFile) -> int | None:
+    """Anonymous memory by proc/PID/statm: resident without what is shared or of a file; merged
+    pages count in full, the zero page does not. None: the process is gone."""
+    try:
+        content = statm.read()
+        if content is None:
+            return None
+        _, resident, shared = content.split(None, 3)[:3]
+        return max(0, int(resident) - int(shared)) * PAGE_BYTES
+    except (KsmtunedError, ValueError):
         return None
 
 

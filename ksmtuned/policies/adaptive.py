@@ -93,7 +93,8 @@ class Adaptive:
             past = replace(past, phase=Phase.BURST, is_paused=False)
             return self._scan(now, here, past, f"memory is short again after {duration(away_s)}")
         grown = self._grown_bytes(now, here, past)
-        if self._pays(now, grown * HOPE_RATIO, burst.lap_cost_s(here, past)):
+        hope = max(grown / past.doubt, burst.newcomers_bytes(now, past)) * HOPE_RATIO
+        if self._pays(now, hope, burst.lap_cost_s(here, past)):
             past = replace(burst.begun(now, here, past), phase=Phase.SETTLE)
             why = f"{size(grown)} of new memory: let it settle"
             return self._decision(now, past, Code.SETTLE, why), past
@@ -148,7 +149,7 @@ class Adaptive:
     def _prolonged(self, now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
         """Growth, and pages met, count from here on, if that is worth the CPU it adds."""
         hope = HOPE_RATIO if past.hit is None else (HOPE_RATIO + past.hit) / 2
-        grown = rates.grown_bytes(past.grew, here)
+        grown = rates.grown_bytes(past.grew, here) / past.doubt
         is_worth_it = self._pays(now, grown * hope, here.cpu_s - past.grew.cpu_s)
         if is_worth_it or burst.has_newcomer(now, past):
             past = replace(burst.grown(now, here, past), is_probe=False)
@@ -270,13 +271,14 @@ class Adaptive:
     def _stop(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
         """Back to watching. What came too late stays to be scanned."""
         late_bytes = max(0, rates.grown_bytes(past.grew, here))
+        past = past if past.is_probe else burst.doubted(here, past)
         scarce = max(self._scarcity(now), past.scarcity if past.is_probe else 0.0)
         next_s = max(PROBE_FIRST_S, 2 * past.probe_s if past.is_probe else 0.0)
         after = replace(
             past,
             phase=Phase.WATCH,
             begun=here,
-            known=replace(here, anon_bytes=here.anon_bytes - late_bytes),
+            known=rates.less(here, late_bytes),
             scarcity=scarce,
             probe_s=min(next_s, PROBE_MOST_S),
             verdict=why,
