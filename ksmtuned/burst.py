@@ -21,8 +21,9 @@ PROBE_FIRST_S = 120.0  # until the first look after a burst whether anything cha
 _GAUGE_S = 0.2  # the least time over which a page's cost is measured
 _LAP_NS = 2000.0  # a page in a lap, until one was measured
 _CALM_RATIO, _CALM_BYTES_S = 0.15, 8 * 2**20  # growth this slow, against its peak, is calm
-_FOREIGN_RATIO, _DOUBT_STEP, _DOUBT_MOST = 0.1, 4, 64
+_FOREIGN_RATIO, _DOUBT_STEP, _DOUBT_MOST = 0.1, 8, 64
 _EVIDENCE_PAGES = 16384  # visited twice: before that, how many merge is chance
+_GUEST_BYTES = 512 * 2**20  # a small guest
 _REWRITTEN_RATIO = 0.03  # of the merged pages written to since: guests were changed in place
 _SPARSE_NS = 100_000.0  # a page cannot cost so much: ksmd walks an empty mapping (before 6.18)
 
@@ -44,6 +45,7 @@ class AdaptivePast:
     met_pages: int = 0  # visited for the first time in this burst
     ripe_pages: int = 0  # of them those that the lap under way visits again
     fresh_pages: int = 0  # of them those since `met`
+    due_pages: int = 0  # that had come, and were not visited yet, when the lap under way began
     saved_bytes: int = 0  # in this burst; what left with its guest is not deducted
     hit: float | None = None  # how much of what was visited twice has merged
     laps: int = 0  # that ended in this burst
@@ -117,6 +119,7 @@ def begun(now: Snapshot, here: Mark, past: AdaptivePast) -> AdaptivePast:
         met_pages=0,
         ripe_pages=0,
         fresh_pages=0,
+        due_pages=unmet_pages(here, replace(past, met_pages=0)),
         saved_bytes=0,
         laps=0,
         hit=None,
@@ -212,25 +215,30 @@ def after_lap(here: Mark, past: AdaptivePast) -> AdaptivePast:
     hit = past.hit
     if past.ripe_pages >= _EVIDENCE_PAGES:
         hit = min(1.0, max(0.02, past.saved_bytes / (past.ripe_pages * PAGE_BYTES)))
-    past = doubted(here, past)
-    return replace(
-        past,
-        lap=here,
+    past = replace(
+        doubted(here, past),
         laps=past.laps + 1,
         lap_pages=ring_pages(here, past),
         lap_cpu_s=here.cpu_s - past.lap.cpu_s,
-        ripe_pages=past.met_pages,
         hit=hit,
     )
+    return lap_begun(here, past)
 
 
 def doubted(here: Mark, past: AdaptivePast) -> AdaptivePast:
-    """Was the growth for ksmd? Other programs grow, too, and offer nothing."""
-    grown = rates.grown_bytes(past.known, here)
-    if grown < NOISE_BYTES or is_rewritten(here, past):
+    """Where the kernel does not say who offers memory: was the growth before this lap for ksmd?
+    Other programs grow, too."""
+    due_bytes = past.due_pages * PAGE_BYTES
+    if here.arrived_bytes is not None or due_bytes < NOISE_BYTES or is_rewritten(here, past):
         return past
-    is_foreign = past.met_pages * PAGE_BYTES < _FOREIGN_RATIO * grown
+    is_foreign = past.met_pages - past.ripe_pages < _FOREIGN_RATIO * past.due_pages
     return replace(past, doubt=min(_DOUBT_MOST, past.doubt * _DOUBT_STEP) if is_foreign else 1)
+
+
+def lap_begun(here: Mark, past: AdaptivePast) -> AdaptivePast:
+    """From here all pages are visited once more."""
+    due_pages = unmet_pages(here, past)
+    return replace(past, lap=here, ripe_pages=past.met_pages, due_pages=due_pages)
 
 
 def lap_cost_s(here: Mark, past: AdaptivePast) -> float:
@@ -275,6 +283,12 @@ def hit_ratio(here: Mark, past: AdaptivePast) -> float:
     if met < NOISE_BYTES:
         met, saved = here.item_pages * PAGE_BYTES, here.saving_bytes
     return min(1.0, max(0.02, saved / met)) if met > 0 else HOPE_RATIO
+
+
+def hope_left(past: AdaptivePast) -> float:
+    """Part of the memory met in this burst, and not merged, whose twins may still be found: one
+    guest that merges poorly may want its second, six have none."""
+    return HOPE_RATIO * 0.5 ** (max(0.0, past.met_pages * PAGE_BYTES / _GUEST_BYTES - 1.0) / 1.2)
 
 
 def is_rewritten(here: Mark, past: AdaptivePast) -> bool:

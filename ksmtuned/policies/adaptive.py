@@ -16,9 +16,12 @@ from ksmtuned.worth import is_short, scarcity, why_plenty, why_short
 GIB = 2**30
 SETTLE_TICK_S, BURST_TICK_S, NEAR_TICK_S = 0.2, 0.25, 0.05
 CALM_S = 0.6  # without growth: memory has settled
+GROWTH_MOST_S = 30.0  # what grows for longer is not waited for
 # What is sure to be visited again by later laps is worth a lap now only if that is short against
 # the time that memory has been growing (and so may go on to).
 PATIENCE = 0.8
+# After the first ones, so much of such a lap is to be pages visited never or once.
+FREE_LAPS, NEW_RATIO = 3, 0.5
 PROBE_MOST_S, PROBE_CPU_PCT = 3600.0, 20.0
 POOR_RATIO = 0.25  # of new memory that merged: less than one may hope for
 MET_LEAST_BYTES = 2**20  # of pages met for the first time, to be worth a look
@@ -160,7 +163,8 @@ class Adaptive:
 
     @staticmethod
     def _is_growing(here: Mark, past: AdaptivePast) -> bool:
-        return here.time_s - past.grew_s < CALM_S
+        is_new = here.time_s - past.begun.time_s < GROWTH_MOST_S
+        return is_new and here.time_s - past.grew_s < CALM_S
 
     def _is_lap_short(self, now: Snapshot, here: Mark, past: AdaptivePast) -> bool:
         """Is a lap worth its CPU, though memory still grows and will want another?"""
@@ -168,8 +172,10 @@ class Adaptive:
         growing_s = past.grew_s - past.begun.time_s
         gain_pages = burst.unmet_pages(here, past) + past.met_pages - past.ripe_pages
         gain_bytes = gain_pages * PAGE_BYTES * (past.hit or HOPE_RATIO)
-        is_short = cost_s / (self._share(past)) <= PATIENCE * growing_s
-        return is_short and self._pays(now, gain_bytes, cost_s)
+        # What was visited more than three times is left out by smart_scan later, twins or not.
+        is_new = past.laps < FREE_LAPS or gain_pages >= NEW_RATIO * burst.ring_pages(here, past)
+        is_short = cost_s / self._share(past) <= PATIENCE * growing_s
+        return is_new and is_short and self._pays(now, gain_bytes, cost_s)
 
     def _verdict(
         self, now: Snapshot, here: Mark, past: AdaptivePast
@@ -188,15 +194,19 @@ class Adaptive:
             if self._pays(now, gain, cost_s) or (past.is_probe and self._pays(now, saved, cost_s)):
                 more = burst.grown(now, here, burst.after_lap(here, past))
                 return f"{found}: worth another one", replace(more, is_again=True)
-        left_out = rates.skipped(past.lap, here) * PAGE_BYTES
         hit = burst.hit_ratio(here, past)
         if past.is_thorough or past.is_probe or hit >= POOR_RATIO:
             return found, None
-        # New memory merged poorly, and smart_scan left many an older page out: its twins may be
-        # among those, so one pass that leaves out none, from the head on.
-        met, old = past.met_pages * PAGE_BYTES, past.begun.item_pages * PAGE_BYTES
-        lap_s = past.lap_cpu_s + left_out / PAGE_BYTES * past.ns_per_page / 1e9
-        if not self._pays(now, min(met * (1 - hit), left_out, old) * HOPE_RATIO, 1.5 * lap_s):
+        # New memory merged poorly. Its twins may be among the older pages that smart_scan left out,
+        # or beyond the head: so one whole pass that leaves out none.
+        left_out = rates.skipped(past.lap, here)
+        alone = past.met_pages * (1 - hit)
+        if past.met_pages < past.begun.item_pages:
+            alone = min(alone, left_out)
+        gain = alone * PAGE_BYTES * burst.hope_left(past)
+        lap_s = max(past.lap_cpu_s, here.cpu_s - past.lap.cpu_s)
+        lap_s += left_out * past.ns_per_page / 1e9
+        if not self._pays(now, gain, 1.5 * lap_s):
             return found, None
         more = replace(burst.grown(now, here, burst.after_lap(here, past)), is_thorough=True)
         return f"{found}; once more, and leave no page out", more
@@ -227,7 +237,7 @@ class Adaptive:
     # -- how fast --------------------------------------------------------------------------------
 
     def _lap(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
-        past = replace(past, phase=Phase.BURST, lap=here, ripe_pages=past.met_pages)
+        past = replace(burst.lap_begun(here, past), phase=Phase.BURST)
         return self._scan(now, here, past, why)
 
     def _share(self, past: AdaptivePast) -> float:
