@@ -11,7 +11,7 @@ from typing import Any
 
 from ksmd_model import BLOCK, MIB, NEW_KERNEL, PAGE, Block, Costs, Kernel, Kind, Ksmd, Mm
 
-from ksmtuned.burst import AdaptivePast
+from ksmtuned.growth import AdaptivePast
 from ksmtuned.model import Decision, Guest, Meminfo, Phase, Snapshot, Write
 from ksmtuned.plan import plan
 from ksmtuned.policies.adaptive import Adaptive

@@ -9,7 +9,7 @@ from closed_loop import GIB, Host
 from ksmd_model import MIB
 from snapshots import QUIET
 
-from ksmtuned.burst import AdaptivePast
+from ksmtuned.growth import AdaptivePast
 from ksmtuned.model import Code, Decision, Phase, Settings, Snapshot
 from ksmtuned.policies.adaptive import Adaptive
 

@@ -12,7 +12,7 @@ import pytest
 from closed_loop import BARREN, GIB, Filling, Host, kept
 from ksmd_model import KERNEL_5_10, KERNEL_6_1, NEW_KERNEL, Kernel
 
-from ksmtuned.burst import AdaptivePast
+from ksmtuned.growth import AdaptivePast
 from ksmtuned.model import Code, Phase, Snapshot
 from ksmtuned.policies.adaptive import Adaptive
 from ksmtuned.rates import Mark

@@ -35,7 +35,8 @@ LAYERS: list[set[str]] = [
         "guests.rules",
     },
     {"policies"},
-    {"burst"},
+    {"laps"},
+    {"growth"},
     {"rates", "pace", "worth"},
     {"model"},
     {"errors"},
@@ -45,6 +46,8 @@ PURE = (
     "units",
     "model",
     "claims",
+    "growth",
+    "laps",
     "rates",
     "pace",
     "worth",
@@ -115,7 +118,7 @@ def test_the_pure_half_touches_no_clock_file_or_process(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in modules() if m.startswith("policies.")])
 def test_policies_know_only_the_model(module: str) -> None:
-    assert ours(module) <= {"model", "burst", "rates", "pace", "worth", "units"}
+    assert ours(module) <= {"model", "laps", "growth", "rates", "pace", "worth", "units"}
 
 
 def test_only_the_registry_knows_a_policy() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ksmtuned import burst, rates
-from ksmtuned.burst import HOPE_RATIO, NOISE_BYTES, PROBE_FIRST_S, AdaptivePast
+from ksmtuned import growth, laps, rates
+from ksmtuned.growth import NOISE_BYTES, PROBE_FIRST_S, AdaptivePast
+from ksmtuned.laps import HOPE_RATIO
 from ksmtuned.model import RUN_SCAN, Code, Decision, Phase, Settings, Snapshot
 from ksmtuned.pace import pace, steady
 from ksmtuned.rates import Mark, mark
@@ -60,10 +61,10 @@ class Adaptive:
         """One look at the host."""
         here = mark(now)
         if past.last.time_s == 0.0:
-            past = burst.first(now, here, past)
+            past = growth.first(now, here, past)
         if rates.began_anew(past.last, here):
-            past = burst.anew(here, past)
-        past = burst.measured(now, here, past)
+            past = growth.anew(here, past)
+        past = laps.measured(now, here, past)
         step: dict[Phase, Callable[[Snapshot, Mark, AdaptivePast], Outcome]] = {
             Phase.WATCH: self._watch,
             Phase.SETTLE: self._settle,
@@ -96,23 +97,23 @@ class Adaptive:
             past = replace(past, phase=Phase.BURST, is_paused=False)
             return self._scan(now, here, past, f"memory is short again after {duration(away_s)}")
         grown = self._grown_bytes(now, here, past)
-        hope = max(grown / past.doubt, burst.newcomers_bytes(now, past)) * HOPE_RATIO
-        if self._pays(now, hope, burst.lap_cost_s(here, past)):
-            past = replace(burst.begun(now, here, past), phase=Phase.SETTLE)
+        hope = max(grown / past.doubt, growth.newcomers_bytes(now, past)) * HOPE_RATIO
+        if self._pays(now, hope, laps.lap_cost_s(here, past)):
+            past = replace(growth.begun(now, here, past), phase=Phase.SETTLE)
             why = f"{size(grown)} of new memory: let it settle"
             return self._decision(now, past, Code.SETTLE, why), past
         pause_s = past.begun.time_s + past.probe_s - here.time_s
         if pause_s <= 0 or self._scarcity(now) >= 2 * past.scarcity:
             why = f"{duration(past.probe_s)} are up" if past.probe_s else "KSM was in use before us"
             why = "memory has become scarce" if pause_s > 0 else why
-            past = replace(burst.begun(now, here, past), phase=Phase.BURST, is_probe=True)
+            past = replace(growth.begun(now, here, past), phase=Phase.BURST, is_probe=True)
             return self._scan(now, here, past, f"{why}: one cheap pass")
         reason = f"watching: {past.verdict}; next look inside in {duration(max(1, pause_s))}"
         return self._decision(now, past, Code.WATCH, reason), past
 
     def _settle(self, now: Snapshot, here: Mark, past: AdaptivePast) -> Outcome:
         """run=0 while new memory still fills."""
-        past = self._prolonged(now, here, burst.followed(here, past))
+        past = self._prolonged(now, here, growth.followed(here, past))
         if not self._is_growing(here, past):
             return self._lap(now, here, past, "new memory has settled")
         if self._is_lap_short(now, here, past):
@@ -126,21 +127,21 @@ class Adaptive:
             past = replace(past, phase=Phase.WATCH, is_paused=True, paused_s=here.time_s)
             why = f"{why_plenty(now)}: stop and watch"
             return self._decision(now, past, Code.WATCH, why), past
-        past = self._prolonged(now, here, burst.followed(here, past))
-        if burst.is_done(here, past):
+        past = self._prolonged(now, here, growth.followed(here, past))
+        if laps.is_done(here, past):
             why, more = self._verdict(now, here, past)
             if more is None:
                 return self._stop(now, here, past, why)
             return self._scan(now, here, more, why)
-        if burst.is_idle(here, past):
+        if laps.is_idle(here, past):
             for_s = duration(here.time_s - past.lap.time_s)
             why = f"nothing to scan in {for_s}: no process offers memory"
             return self._stop(now, here, past, why)
-        if burst.is_sparse(here, past):
-            return self._stop(now, here, past, burst.why_sparse(here, past))
-        if not burst.is_lap_over(here, past):
+        if laps.is_sparse(here, past):
+            return self._stop(now, here, past, laps.why_sparse(here, past))
+        if not laps.is_lap_over(here, past):
             return self._scan(now, here, past, "")
-        past = burst.after_lap(here, past)
+        past = laps.after_lap(here, past)
         if self._is_growing(here, past) and not self._is_lap_short(now, here, past):
             past = replace(past, phase=Phase.SETTLE)
             why = f"{size(self._grown_bytes(now, here, past))} of new memory, still growing"
@@ -154,8 +155,8 @@ class Adaptive:
         hope = HOPE_RATIO if past.hit is None else (HOPE_RATIO + past.hit) / 2
         grown = rates.grown_bytes(past.grew, here) / past.doubt
         is_worth_it = self._pays(now, grown * hope, here.cpu_s - past.grew.cpu_s)
-        if is_worth_it or burst.has_newcomer(now, past):
-            past = replace(burst.grown(now, here, past), is_probe=False)
+        if is_worth_it or growth.has_newcomer(now, past):
+            past = replace(growth.grown(now, here, past), is_probe=False)
         met = past.fresh_pages * PAGE_BYTES * hope
         if self._pays(now, met, here.cpu_s - past.met.cpu_s, least_bytes=MET_LEAST_BYTES):
             past = replace(past, met=here, fresh_pages=0)
@@ -168,12 +169,12 @@ class Adaptive:
 
     def _is_lap_short(self, now: Snapshot, here: Mark, past: AdaptivePast) -> bool:
         """Is a lap worth its CPU, though memory still grows and will want another?"""
-        cost_s = burst.lap_cost_s(here, past)
+        cost_s = laps.lap_cost_s(here, past)
         growing_s = past.grew_s - past.begun.time_s
-        gain_pages = burst.unmet_pages(here, past) + past.met_pages - past.ripe_pages
+        gain_pages = growth.unmet_pages(here, past) + past.met_pages - past.ripe_pages
         gain_bytes = gain_pages * PAGE_BYTES * (past.hit or HOPE_RATIO)
         # What was visited more than three times is left out by smart_scan later, twins or not.
-        is_new = past.laps < FREE_LAPS or gain_pages >= NEW_RATIO * burst.ring_pages(here, past)
+        is_new = past.laps < FREE_LAPS or gain_pages >= NEW_RATIO * growth.ring_pages(here, past)
         is_short = cost_s / self._share(past) <= PATIENCE * growing_s
         return is_new and is_short and self._pays(now, gain_bytes, cost_s)
 
@@ -185,30 +186,22 @@ class Adaptive:
         cost_s = here.cpu_s - past.begun.cpu_s
         what = "look inside" if past.is_probe else "burst"
         found = f"the last {what} saved {size(saved)} for {cost_s:.1f} CPU s"
-        if not past.is_again and not burst.is_lapped(past.grew, here, past, laps=2):
+        if not past.is_again and not laps.is_lapped(past.grew, here, past, laps=2):
             # One lap was enough, as nothing new was met. What had changed by then may be calm
             # now. A skipped page counts as volatile, too (mm/ksm.c takes it out of its tree).
             skipped = rates.skipped(past.begun, here)
             changed = here.volatile_pages - past.known.volatile_pages - skipped
-            gain = max(0, changed) * PAGE_BYTES * burst.hit_ratio(here, past)
+            gain = max(0, changed) * PAGE_BYTES * laps.hit_ratio(here, past)
             if self._pays(now, gain, cost_s) or (past.is_probe and self._pays(now, saved, cost_s)):
-                more = burst.grown(now, here, burst.after_lap(here, past))
+                more = growth.grown(now, here, laps.after_lap(here, past))
                 return f"{found}: worth another one", replace(more, is_again=True)
-        hit = burst.hit_ratio(here, past)
+        hit = laps.hit_ratio(here, past)
         if past.is_thorough or past.is_probe or hit >= POOR_RATIO:
             return found, None
-        # New memory merged poorly. Its twins may be among the older pages that smart_scan left out,
-        # or beyond the head: so one whole pass that leaves out none.
-        left_out = rates.skipped(past.lap, here)
-        alone = past.met_pages * (1 - hit)
-        if past.met_pages < past.begun.item_pages:
-            alone = min(alone, left_out)
-        gain = alone * PAGE_BYTES * burst.hope_left(past)
-        lap_s = max(past.lap_cpu_s, here.cpu_s - past.lap.cpu_s)
-        lap_s += left_out * past.ns_per_page / 1e9
-        if not self._pays(now, gain, 1.5 * lap_s):
+        # New memory merged poorly: one whole pass that leaves out none, if that is worth it.
+        if not self._pays(now, *laps.left_behind(here, past)):
             return found, None
-        more = replace(burst.grown(now, here, burst.after_lap(here, past)), is_thorough=True)
+        more = replace(growth.grown(now, here, laps.after_lap(here, past)), is_thorough=True)
         return f"{found}; once more, and leave no page out", more
 
     def _pays(
@@ -231,13 +224,13 @@ class Adaptive:
     def _grown_bytes(self, now: Snapshot, here: Mark, past: AdaptivePast) -> int:
         """Memory that came since all was last scanned. A guest that went hides one that came in
         the sum over the host, so new guests are counted by themselves, too."""
-        new = burst.newcomers_bytes(now, past)
+        new = growth.newcomers_bytes(now, past)
         return max(0, new, rates.grown_bytes(past.known, here))
 
     # -- how fast --------------------------------------------------------------------------------
 
     def _lap(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
-        past = replace(burst.lap_begun(here, past), phase=Phase.BURST)
+        past = replace(laps.lap_begun(here, past), phase=Phase.BURST)
         return self._scan(now, here, past, why)
 
     def _share(self, past: AdaptivePast) -> float:
@@ -245,14 +238,14 @@ class Adaptive:
 
     def _scan(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
         share = self._share(past)
-        left_s = burst.left_s(here, past, share)
+        left_s = laps.left_s(here, past, share)
         decision = Decision(
             settings=self._pace(now, here, past, share),
             phase=Phase.BURST,
             code=Code.PROBE if past.is_probe else Code.BURST,
             reason=f"{why or 'scanning'}: at most {share * 100:.0f} % of a core",
             next_tick_s=min(BURST_TICK_S, max(NEAR_TICK_S, left_s)),
-            progress=burst.progress(here, past),
+            progress=laps.progress(here, past),
             is_routine=not why,
         )
         return decision, past
@@ -275,13 +268,13 @@ class Adaptive:
         after guests were changed in place."""
         if past.smart_scan is None:
             return None
-        is_off = past.is_thorough or burst.is_rewritten(here, past)
+        is_off = past.is_thorough or growth.is_rewritten(here, past)
         return 0 if is_off else past.smart_scan
 
     def _stop(self, now: Snapshot, here: Mark, past: AdaptivePast, why: str) -> Outcome:
         """Back to watching. What came too late stays to be scanned."""
         late_bytes = max(0, rates.grown_bytes(past.grew, here))
-        past = past if past.is_probe else burst.doubted(here, past)
+        past = past if past.is_probe else laps.doubted(here, past)
         scarce = max(self._scarcity(now), past.scarcity if past.is_probe else 0.0)
         next_s = max(PROBE_FIRST_S, 2 * past.probe_s if past.is_probe else 0.0)
         after = replace(
