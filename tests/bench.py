@@ -18,8 +18,9 @@ from pathlib import Path
 from daemon_under_test import Daemon
 from fakehost import FakeHost, folder_on_tmpfs
 from realksm import KSM, machine_lock
-from workplace import CLASSIC, Workbench, Workplace
+from workplace import Workbench, Workplace
 
+DEFAULT = 'interval = "1 h"\n'  # the default policy, ticked by signal
 GOAL_RSS_MIB = 36
 GOALS_MS = {100: 1.0, 1000: 10.0}
 WARM_UP_TICKS = 3
@@ -92,7 +93,7 @@ def measure_fake_host(guests: int, ticks: int) -> None:
         for pid in range(10_000, 10_000 + guests):
             host.add_guest(pid, rss_pages=1000)
         place = Workplace(host, folder)
-        place.configure(CLASSIC)
+        place.configure(DEFAULT)
         place.dropins.mkdir()
         measure(place, "fake host on tmpfs", guests, ticks)
 
@@ -105,7 +106,7 @@ def measure_this_machine(guests: int, ticks: int) -> None:
         return
     with folder_on_tmpfs() as folder, machine_lock(), sleepers(guests):
         place = Workbench(folder)
-        place.configure(CLASSIC)
+        place.configure(DEFAULT)
         place.dropins.mkdir()
         measure(place, "this machine", guests, ticks)
 
