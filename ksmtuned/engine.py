@@ -76,8 +76,12 @@ class Engine:
 
     @property
     def follows_events(self) -> bool:
-        """Is a guest's start worth a tick of its own? A law that counts its ticks says no."""
-        return self._policy.needs_daemon
+        """Does our policy want to look at once when there is news?"""
+        return self._policy.follows_events
+
+    def is_probe(self, pid: int) -> bool:
+        """Is this process only asking a VMM what it can do?"""
+        return self._inventory.is_probe(pid)
 
     def obey(self, orders: Orders) -> None:
         """Follow other orders from the next tick on; a policy that stays keeps its past."""
@@ -175,7 +179,9 @@ class Engine:
         now_s = time.monotonic()
         if not self._is_hasty or now_s - self._guests_s >= _GUESTS_S:
             self._guests_seen, self._guests_s = self._inventory.read(), now_s
-        now = self._host.snapshot(self._guests_seen, is_watched=self._policy.needs_daemon)
+        now = self._host.snapshot(
+            self._guests_seen, self._inventory.others, is_watched=self._policy.needs_daemon
+        )
         if self._inventory.unread:
             now = replace(now, unread={**now.unread, **self._inventory.unread})
         return now

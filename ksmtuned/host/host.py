@@ -10,7 +10,9 @@ from stat import S_ISDIR
 from ksmtuned.errors import KernelRefused, UsageError
 from ksmtuned.host.files import Tree
 from ksmtuned.host.ksm import Ksm
+from ksmtuned.host.pressure import Pressure
 from ksmtuned.host.proc import Proc
+from ksmtuned.host.process import Processes
 from ksmtuned.model import Guest, Snapshot
 from ksmtuned.units import printable
 
@@ -31,8 +33,25 @@ class Host:
         tree = Tree(root)
         self.ksm = Ksm(tree)
         self.proc = Proc(tree)
+        self.processes = Processes(tree)
+        self.pressure = Pressure(tree)
+        self._tree = tree
 
-    def snapshot(self, guests: tuple[Guest, ...] = (), *, is_watched: bool = True) -> Snapshot:
+    @property
+    def has_kvm(self) -> bool:
+        """Is KVM loaded? Its device is what the kernel's news of guests is about."""
+        try:
+            return self._tree.is_folder("sys/devices/virtual/misc/kvm")
+        except KernelRefused:
+            return False
+
+    def snapshot(
+        self,
+        guests: tuple[Guest, ...] = (),
+        others: tuple[Guest, ...] = (),
+        *,
+        is_watched: bool = True,
+    ) -> Snapshot:
         """One reading, now. is_watched: with what only a law that watches for changes reads.
 
         Errors: NoKsm, Garbled, KernelRefused.
@@ -47,5 +66,6 @@ class Host:
             cow_ksm=self.proc.cow_ksm() if is_watched else None,
             pressure_pct=self.proc.pressure_pct() if is_watched else None,
             guests=guests,
+            others=others,
             unread=unread,
         )
