@@ -79,6 +79,10 @@ class Engine:
         """Does our policy want to look at once when there is news?"""
         return self._policy.follows_events
 
+    def expect_news(self) -> None:
+        """Look at every guest in the next tick, however short ago that was."""
+        self._guests_s = float("-inf")
+
     def is_probe(self, pid: int) -> bool:
         """Is this process only asking a VMM what it can do?"""
         return self._inventory.is_probe(pid)

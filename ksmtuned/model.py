@@ -82,7 +82,7 @@ class Meminfo:
 class Details:
     """What is known about a process that KSM may merge; None: not known, or not to be known here.
 
-    Read in rotation, so up to 1 s old for each 64 processes, and as old as the tick. A figure is
+    Read in rotation, so up to 1 s old for each 32 processes, and as old as the tick. A figure is
     spelled like its line in proc/PID/ksm_stat.
     """
 

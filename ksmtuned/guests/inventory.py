@@ -34,6 +34,8 @@ class _Known:
     guest: Guest  # as it was last seen
     launch: Launch
     is_young: bool  # its user and its control group may still change
+    ksm_stat: KernelFile
+    ksm_content: bytes | None  # as last read
     statm: KernelFile
     cgroup: str | None  # looked up when memory is first measured by cgroup
 
@@ -53,7 +55,7 @@ class Inventory:
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._beat = beat
-        self._proc, self._measure = host.proc, measure
+        self._proc, self._processes, self._measure = host.proc, host.processes, measure
         self._is_guest = recogniser(patterns)
         self._guests: dict[int, _Known] = {}
         self._others: dict[int, int] = {}  # pid -> inode of what is settled to be no guest
@@ -112,10 +114,13 @@ class Inventory:
 
     def _refresh(self, known: _Known) -> None:
         """Look at its details again: one more small read, or a few while it is young."""
-        before = known.guest.details
-        details = self._details.read(
-            known.guest.pid, known.launch, None if known.is_young else before
-        )
+        content = self._details.content(known.ksm_stat)
+        if content is not None and content == known.ksm_content and not known.is_young:
+            return
+        pid, before = known.guest.pid, known.guest.details
+        belongs = self._details.belongs(pid) if known.is_young else (before.uid, before.cgroup)
+        details = self._details.of(self._details.ksm(pid, content), known.launch, *belongs)
+        known.ksm_content = content
         known.is_young = known.is_young and known.stat.age_s < _YOUNG_S
         if details != before:
             known.guest = replace(known.guest, details=details)
@@ -145,7 +150,9 @@ class Inventory:
         launch = launch_of(vmm, cmdline)
         if launch.is_probe:
             return None
-        details = self._details.read(pid, launch)
+        ksm_stat = self._processes.ksm_stat(pid)
+        content = self._details.content(ksm_stat)
+        uid, cgroup = self._details.belongs(pid)
         return _Known(
             inode=inode,
             line=line,
@@ -153,13 +160,15 @@ class Inventory:
             guest=Guest(
                 pid=pid,
                 start_time=stat.start_time,
-                name=guest_name(cmdline, otherwise=scope_name(details.cgroup) or stat.comm),
+                name=guest_name(cmdline, otherwise=scope_name(cgroup) or stat.comm),
                 vmm=vmm,
                 memory_bytes=0,
-                details=details,
+                details=self._details.of(self._details.ksm(pid, content), launch, uid, cgroup),
             ),
             launch=launch,
             is_young=stat.age_s < _YOUNG_S,
+            ksm_stat=ksm_stat,
+            ksm_content=content,
             statm=self._proc.statm(pid),
             cgroup=None,
         )

@@ -37,7 +37,7 @@ class Others:
 
     def _read(self, pid: int) -> Guest | None:
         """None: it has nothing to merge, or it is gone."""
-        ksm = self._details.ksm(pid)
+        ksm = self._details.ksm(pid, self._details.content(self._processes.ksm_stat(pid)))
         if ksm is None or not ksm.takes_part:
             return None
         try:
@@ -46,12 +46,12 @@ class Others:
             return None
         if stat is None:
             return None
-        cgroup = self._processes.cgroup(pid)
+        uid, cgroup = self._details.belongs(pid)
         return Guest(
             pid=pid,
             start_time=stat.start_time,
             name=scope_name(cgroup) or stat.comm,
             vmm=stat.comm,
             memory_bytes=stat.rss_bytes,
-            details=self._details.of(ksm, Launch(), self._processes.uid(pid), cgroup),
+            details=self._details.of(ksm, Launch(), uid, cgroup),
         )

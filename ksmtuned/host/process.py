@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from ksmtuned.errors import KernelRefused
-from ksmtuned.host.files import Tree
+from ksmtuned.host.files import KernelFile, Tree
 
 # Two formats in one file: "key value", and since 6.14 also "key: yes". Source: fs/proc/base.c,
 # proc_pid_ksm_stat().
@@ -32,30 +33,45 @@ class ProcessKsm(NamedTuple):
         return bool(self.mergeable or self.merge_any or self.merging_pages or self.zero_pages)
 
 
+_NOTHING = ProcessKsm()
+
+
+@lru_cache(maxsize=64)  # of most processes, all files are alike
+def _parse(content: bytes) -> ProcessKsm:
+    found = dict(_KSM_LINE.findall(content))
+    return ProcessKsm(
+        rmap_items=_number(found.get(b"ksm_rmap_items")),
+        zero_pages=_number(found.get(b"ksm_zero_pages")),
+        merging_pages=_number(found.get(b"ksm_merging_pages")),
+        process_profit=_number(found.get(b"ksm_process_profit")),
+        merge_any=_ANSWERS.get(found.get(b"ksm_merge_any", b"")),
+        mergeable=_ANSWERS.get(found.get(b"ksm_mergeable", b"")),
+    )
+
+
 class Processes:
     """The host's processes, by pid, below the tree's root. All of them may vanish at any time."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
 
-    def ksm(self, pid: int) -> ProcessKsm | None:
-        """None: the process is gone. Errors: KernelRefused (only its owner and root may look)."""
-        content = self._tree.read(f"proc/{pid}/ksm_stat")
-        if content:
-            found = dict(_KSM_LINE.findall(content))
-            merging = _number(found.get(b"ksm_merging_pages"))
-            return ProcessKsm(
-                rmap_items=_number(found.get(b"ksm_rmap_items")),
-                zero_pages=_number(found.get(b"ksm_zero_pages")),
-                merging_pages=self._merging_pages(pid) if merging is None else merging,
-                process_profit=_number(found.get(b"ksm_process_profit")),
-                merge_any=_ANSWERS.get(found.get(b"ksm_merge_any", b"")),
-                mergeable=_ANSWERS.get(found.get(b"ksm_mergeable", b"")),
-            )
+    def ksm_stat(self, pid: int) -> KernelFile:
+        """For ksm, as long as the process lives."""
+        return KernelFile(self._tree, f"proc/{pid}/ksm_stat")
+
+    def ksm(self, pid: int, content: bytes | None) -> ProcessKsm | None:
+        """What its ksm_stat says. None: the process is gone.
+
+        Errors: KernelRefused (only its owner and root may look).
+        """
         if content is None and not self._tree.is_folder(f"proc/{pid}"):
             return None
-        # Empty: a kernel thread, or a process that is just ending. Absent: before 6.1.
-        return ProcessKsm(merging_pages=None if content == b"" else self._merging_pages(pid))
+        if content == b"":  # a kernel thread, or a process that is just ending
+            return _NOTHING
+        found = _parse(content or b"")
+        if found.merging_pages is not None:
+            return found
+        return found._replace(merging_pages=self._merging_pages(pid))  # before 6.4
 
     def _merging_pages(self, pid: int) -> int | None:
         content = self._tree.read(f"proc/{pid}/ksm_merging_pages") or b""
