@@ -133,7 +133,7 @@ class Daemon:
             is_current = True
             self._pace_timer()
             self._count(tick)
-            self._log_guests(tick)
+            must_publish |= self._tell_guests(tick)
             self._log_change(tick)
             troubles += report.troubles(tick)
         troubles += self._publish(troubles, must_publish)
@@ -233,10 +233,13 @@ class Daemon:
         self._totals["writes"] += len(tick.written)
         self._totals["refusals"] += len(set(tick.planned) & {r.write for r in tick.refused})
 
-    def _log_guests(self, tick: Tick) -> None:
+    def _tell_guests(self, tick: Tick) -> bool:
+        """Log who came and who left; was there anybody?"""
         on_trial = self._events.on_trial() if self._events else ()
-        for line in self._comings.lines(tick.now.guests, on_trial):
+        lines = self._comings.lines(tick.now.guests, on_trial)
+        for line in lines:
             self._log.say(line)
+        return bool(lines)
 
     def _log_change(self, tick: Tick) -> None:
         decision = tick.decision

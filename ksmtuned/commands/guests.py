@@ -11,7 +11,6 @@ from ksmtuned.config import Locations, load
 from ksmtuned.errors import ExitStatus, Garbled, KernelRefused, KsmtunedError
 from ksmtuned.guestlist import guests_json
 from ksmtuned.guests.inventory import Inventory
-from ksmtuned.guesttable import table
 from ksmtuned.host.host import Host
 from ksmtuned.report import SCHEMA
 from ksmtuned.rundir import STATE, RunDir
@@ -46,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found, allow_nan=False))
         return ExitStatus.DONE
+    from ksmtuned.guesttable import table  # the daemon loads this module, and never needs that one
+
     lines = table(found["guests"], found["others"], found["saving_bytes"])
     age_s = time.time() - found["time"]
     if found["source"] == STATE and age_s >= 2:
