@@ -157,10 +157,13 @@ class FakeHost:
         """A process as procfs shows it; a pid in use is taken over by a new process."""
         self.remove_process(pid)
         self._write_process(pid, comm, rss_pages, next(self._start_times), arguments or [comm])
+        self.set_ksm_stat(pid)
 
     def add_kernel_thread(self, pid: int, *, comm: str) -> None:
         """A process without memory and without a command line."""
         self._write_process(pid, comm, 0, 23, [], flags=PF_KTHREAD, parent=2)
+        if self._is_new:
+            self.write(f"proc/{pid}/ksm_stat", "")
 
     def resize(self, pid: int, *, rss_pages: int) -> None:
         """The same process, using more or less memory."""
@@ -239,10 +242,6 @@ class FakeHost:
         self.write(f"{proc}/status", status(pid, comm, parent, rss_pages, shared, is_thread))
         self.write(f"{proc}/cgroup", f"0::{scope}\n")
         self.write(f"{proc}/schedstat", "1000000 2000 30\n")
-        if is_thread:
-            self.write(f"{proc}/ksm_stat", "")
-        else:
-            self.set_ksm_stat(pid)
         if not is_thread:
             anon_kb = (rss_pages - shared) * PAGE_KB
             stat_text = f"anon {anon_kb * 1024}\nfile 0\nkernel 0\nshmem 0\n"

@@ -57,7 +57,7 @@ def quiet(daemon: Daemon) -> int:
 
 
 @pytest.mark.parametrize("config", [ADAPTIVE, EVENTS_ALONE], ids=["every second", "events alone"])
-def test_a_guest_is_named_within_a_second(real_ksm: RealKsm, bench: Workbench, config: str) -> None:
+def test_a_guest_is_named_within_a_second(bench: Workbench, config: str) -> None:
     bench.configure(config)
     with Daemon(bench) as daemon:
         daemon.start()
