@@ -22,7 +22,7 @@ RAM      what the guest was given
 MERGED   its pages that are merged with others, each counted by every process that has it
 ZERO     its pages that KSM replaced by the kernel's zero page
 SAVES    its fair share of the saving; the shares add up to what KSM saves on this host
-PROFIT   the same less what ksmd needs to keep track of its pages, as the kernel reckons it
+PROFIT   MERGED and ZERO less what ksmd needs to keep track of its pages, as the kernel reckons it
 SHARING  on: its memory is offered to KSM; off: it is not; in vain: it is, and cannot be merged
 
 Root sees what is now. Others see what the daemon last published, if they may (group ksmtuned);
