@@ -13,20 +13,22 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ksmtuned import __version__, report
+from ksmtuned.comings import Comings
 from ksmtuned.config import Config, Locations, parse, read_sources
 from ksmtuned.engine import Engine
 from ksmtuned.errors import ConfigError, ExitStatus, Garbled, KsmtunedError
+from ksmtuned.events import Events
+from ksmtuned.guestlist import GuestTexts
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
 from ksmtuned.log import Log, Priority
-from ksmtuned.model import Code, Phase, Tick, exit_status
+from ksmtuned.model import RUN_SCAN, Code, Phase, Tick, exit_status
 from ksmtuned.notify import Notifier, watchdog_s
 from ksmtuned.orders import orders_of
 from ksmtuned.originals import Originals
 from ksmtuned.rundir import ORIGINAL, STATE, RunDir
 from ksmtuned.triggers.signals import Signals
 from ksmtuned.triggers.timer import Timer
-from ksmtuned.triggers.uevent import SETTLE_S, Uevents
 
 _STATE_EVERY_S = 0.95  # once a second at most; a timer of 1 s comes early at times
 _STOP = {signal.SIGTERM, signal.SIGINT}
@@ -50,7 +52,8 @@ class Daemon:
         )
         self._last: Tick | None = None
         self._timer = Timer(self._interval_s())
-        self._uevents = self._listen()
+        self._events: Events | None = None
+        self._comings, self._guest_texts = Comings(), GuestTexts()
         self._config_trouble: str | None = None
         self._said: tuple[Phase, Code] | None = None  # what was last logged
         self._status = ""
@@ -83,19 +86,30 @@ class Daemon:
         """Sleep until something is to be done; keep the watchdog quiet meanwhile."""
         poll = select.poll()
         poll.register(self._signals, select.POLLIN)
-        if self._uevents:
-            poll.register(self._uevents, select.POLLIN)
+        events = self._listen() if self._engine.follows_events else None
+        if events:
+            events.register(poll, is_scanning=self._is_scanning())
         while True:
             self._beat()
-            due = [
-                s for s in (self._timer.remaining_s(), self._pulse.remaining_s()) if s is not None
-            ]
-            poll.poll(min(due) * 1000 + 1)  # + 1: a poll that rounds down would spin
-            if self._uevents and self._uevents.take() and self._engine.follows_events:
-                self._timer.hasten(SETTLE_S)
+            news_s = events.remaining_s() if events else None
+            waits = (self._timer.remaining_s(), self._pulse.remaining_s(), news_s)
+            due = [wait_s for wait_s in waits if wait_s is not None]
+            ready = poll.poll(min(due) * 1000 + 1)  # + 1: a poll that rounds down would spin
+            if events and events.take(ready):
+                self._engine.expect_news()
+                self._timer.hasten(0.0)
             came = self._signals.take()
             if came or self._timer.remaining_s() == 0:
                 return came
+
+    def _listen(self) -> Events:
+        """The kernel's news; opened once a policy wants it."""
+        if self._events is None:
+            self._events = Events(self._host, self._engine.is_probe, self._log.say)
+        return self._events
+
+    def _is_scanning(self) -> bool:
+        return self._last is not None and self._last.decision.settings.run == RUN_SCAN
 
     def _beat(self) -> None:
         """A sign of life, if one is due; while stopping, also that it takes its time."""
@@ -119,6 +133,7 @@ class Daemon:
             is_current = True
             self._pace_timer()
             self._count(tick)
+            must_publish |= self._tell_guests(tick)
             self._log_change(tick)
             troubles += report.troubles(tick)
         troubles += self._publish(troubles, must_publish)
@@ -153,7 +168,8 @@ class Daemon:
             "interval_seconds": self._timer.interval_s,
         }
         try:
-            self._rundir.write(STATE, report.tick_json(self._last, self._totals, troubles) | about)
+            state = report.decision_json(self._last, self._totals, troubles) | about
+            self._rundir.write(STATE, state, self._guest_texts.of(self._last.now))
         except KsmtunedError as error:
             return [str(error)]
         self._published_s = now_s
@@ -207,16 +223,6 @@ class Daemon:
             self._log.say(f"{error}; kept as {aside}", Priority.WARNING)
             return Originals(self._rundir, boot_id)
 
-    def _listen(self) -> Uevents | None:
-        """The kernel's news, where DIR/proc is this kernel's own."""
-        if not self._host.proc.is_live:
-            return None
-        try:
-            return Uevents()
-        except (OSError, ImportError) as error:
-            self._log.say(f"no kernel events ({error}): only the timer wakes this daemon")
-            return None
-
     def _interval_s(self) -> float:
         """Until the next look, as the policy wants it now; else as configured; else its own."""
         wanted_s = self._last.decision.next_tick_s if self._last else None
@@ -226,6 +232,14 @@ class Daemon:
         self._totals["ticks"] += 1
         self._totals["writes"] += len(tick.written)
         self._totals["refusals"] += len(set(tick.planned) & {r.write for r in tick.refused})
+
+    def _tell_guests(self, tick: Tick) -> bool:
+        """Log who came and who left; was there anybody?"""
+        on_trial = self._events.on_trial() if self._events else ()
+        lines = self._comings.lines(tick.now.guests, on_trial)
+        for line in lines:
+            self._log.say(line)
+        return bool(lines)
 
     def _log_change(self, tick: Tick) -> None:
         decision = tick.decision

@@ -78,8 +78,16 @@ class Engine:
 
     @property
     def follows_events(self) -> bool:
-        """Is a guest's start worth a tick of its own? A law that counts its ticks says no."""
-        return self._policy.needs_daemon
+        """Does our policy want to look at once when there is news?"""
+        return self._policy.follows_events
+
+    def expect_news(self) -> None:
+        """Look at every guest in the next tick, however short ago that was."""
+        self._guests_s = float("-inf")
+
+    def is_probe(self, pid: int) -> bool:
+        """Is this process only asking a VMM what it can do?"""
+        return self._inventory.is_probe(pid)
 
     def obey(self, orders: Orders) -> None:
         """Follow other orders from the next tick on; a policy that stays keeps its past."""
@@ -182,6 +190,7 @@ class Engine:
                 self._offerers.look(pids)
         now = self._host.snapshot(
             self._guests_seen,
+            self._inventory.others,
             arrived_bytes=self._offerers.arrived_bytes() if is_watched else None,
             is_watched=is_watched,
         )

@@ -79,14 +79,39 @@ class Meminfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What is known about a process that KSM may merge; None: not known, or not to be known here.
+
+    Read in rotation, so up to 1 s old for each 32 processes, and as old as the tick. A figure is
+    spelled like its line in proc/PID/ksm_stat.
+    """
+
+    uuid: str | None = None
+    ram_bytes: int | None = None  # what the virtual machine was given at its start
+    uid: int | None = None  # real user
+    cgroup: str | None = None  # as proc/PID/cgroup says
+    merging_pages: int | None = None  # pages of this process that are merged with others
+    zero_pages: int | None = None  # those that KSM replaced by the kernel's zero page
+    rmap_items: int | None = None  # what ksmd keeps in mind about it: 64 bytes each
+    profit_bytes: int | None = None  # ksm_process_profit, signed
+    mergeable: bool | None = None  # may the memory that matters be merged at all?
+    why_not: str | None = None  # one short phrase, where mergeable is not true
+    share: str | None = None  # "on" or "off": is memory offered to KSM?
+
+
+UNKNOWN = Details()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """A virtual machine's process."""
+    """A virtual machine's process; in Snapshot.others, any other with mergeable memory."""
 
     pid: int
     start_time: int  # clock ticks since boot: with pid, the identity of a process
     name: str  # what people call it; from outside, so never trusted
     vmm: str  # its program; completed from the command line where the kernel cut its comm
-    memory_bytes: int  # by the measure that the policy asked for
+    memory_bytes: int  # by the measure that the policy asked for; always current
+    details: Details = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +129,7 @@ class Snapshot:
     # kernel does not say which they are (before 6.14).
     arrived_bytes: int | None = None
     guests: tuple[Guest, ...] = ()
+    others: tuple[Guest, ...] = ()  # no guests, but with mergeable memory
     unread: Mapping[str, KsmtunedError] = field(default_factory=dict)  # KSM files, and why
 
     @property
@@ -223,6 +249,11 @@ class Policy(Protocol):
     @property
     def needs_daemon(self) -> bool:
         """Does what it sets need somebody to end it?"""
+
+    @property
+    def follows_events(self) -> bool:
+        """Is news (a guest came, memory is under pressure) worth a look at once? A law that
+        counts its looks says no, and so does one that always wants the same."""
 
     def unattended(self, now: Snapshot) -> Decision:
         """What may be left without a daemon."""

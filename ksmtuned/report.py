@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ksmtuned.guestlist import guests_json
 from ksmtuned.model import KsmStat, Meminfo, Snapshot, Tick, Write
 from ksmtuned.units import printable, size
 
@@ -25,7 +26,7 @@ def _fields(value: KsmStat | Meminfo) -> dict[str, Any]:
 
 
 def host_json(now: Snapshot) -> dict[str, Any]:
-    """What anybody can see, without a decision: the same keys as tick_json."""
+    """What anybody can see, without a decision: the same keys as decision_json."""
     return {
         "schema": SCHEMA,
         "time": now.time,
@@ -43,12 +44,18 @@ def host_json(now: Snapshot) -> dict[str, Any]:
         "saving_bytes": now.ksm.saving_bytes,
         "profit_bytes": now.ksm.general_profit,
         "totals": {},
-        "guests": [],
     }
 
 
 def tick_json(tick: Tick, totals: Mapping[str, Any], errors: Sequence[str] = ()) -> dict[str, Any]:
     """One tick, as state.json, --once and status show it."""
+    return decision_json(tick, totals, errors) | guests_json(tick.now)
+
+
+def decision_json(
+    tick: Tick, totals: Mapping[str, Any], errors: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The same without its guests."""
     return host_json(tick.now) | {
         "policy": tick.policy,
         "phase": tick.decision.phase,
@@ -72,15 +79,6 @@ def tick_json(tick: Tick, totals: Mapping[str, Any], errors: Sequence[str] = ())
             "guest_memory_bytes": tick.now.guest_memory_bytes,
             **totals,
         },
-        "guests": [
-            {
-                "pid": guest.pid,
-                "name": guest.name,
-                "vmm": guest.vmm,
-                "memory_bytes": guest.memory_bytes,
-            }
-            for guest in tick.now.guests
-        ],
     }
 
 

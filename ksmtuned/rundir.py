@@ -19,7 +19,7 @@ DEFAULT = Path("/run/ksmtuned")
 STATE, ORIGINAL = "state.json", "original.json"
 _GROUP = "ksmtuned"  # may read state.json, where it exists
 _WANTED = "a JSON object of ours; remove it if you do not need it"
-_LIMIT_BYTES = 64 * 2**20  # 1000 guests take 300 KiB
+_LIMIT_BYTES = 64 * 2**20  # 1000 guests take 500 KiB
 
 
 class RunDir:
@@ -29,13 +29,16 @@ class RunDir:
         self.path = path
         self._group_id = _group_id()
 
-    def write(self, name: str, content: Mapping[str, Any]) -> None:
+    def write(
+        self, name: str, content: Mapping[str, Any], parts: Mapping[str, str] | None = None
+    ) -> None:
         """Replace the file; readers see the old one or the new one. Mode 0640.
 
+        parts: more of its content, the values of which are JSON text already.
         Errors: RunDirError (full, read-only, no folder).
         """
         target, draft = self.path / name, self.path / f".{name}.new"
-        text = json.dumps(content, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        text = _text(content, parts or {})
         try:
             fd = self._create(draft)
             try:
@@ -103,6 +106,13 @@ class RunDir:
             return
         except OSError as error:
             raise RunDirError(self.path / name, error, "not removed") from error
+
+
+def _text(content: Mapping[str, Any], parts: Mapping[str, str]) -> bytes:
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    more = [f"{json.dumps(key)}:{value}" for key, value in parts.items()]
+    inside = ",".join(filter(None, [text[1:-1], *more]))
+    return f"{{{inside}}}\n".encode()
 
 
 def _read_all(fd: int) -> bytes:

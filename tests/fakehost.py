@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,15 +133,18 @@ class FakeHost:
         comm: str = "qemu-system-x86",
         rss_pages: int = 262_144,
         name: str = "",
+        options: Sequence[str] = (),
     ) -> None:
-        """A virtual machine's process."""
+        """A virtual machine's process, whose memory is mergeable."""
         program = "qemu-system-x86_64" if comm.startswith("qemu") else comm
         arguments = [
             f"/usr/bin/{program}",
             "-name",
             f"guest={name or pid},debug-threads=on",
+            *options,
         ]
         self.add_process(pid, comm=comm, rss_pages=rss_pages, arguments=arguments)
+        self.set_ksm_stat(pid, mergeable="yes")
 
     def add_process(
         self,
@@ -154,10 +157,13 @@ class FakeHost:
         """A process as procfs shows it; a pid in use is taken over by a new process."""
         self.remove_process(pid)
         self._write_process(pid, comm, rss_pages, next(self._start_times), arguments or [comm])
+        self.set_ksm_stat(pid)
 
     def add_kernel_thread(self, pid: int, *, comm: str) -> None:
         """A process without memory and without a command line."""
         self._write_process(pid, comm, 0, 23, [], flags=PF_KTHREAD, parent=2)
+        if self._is_new:
+            self.write(f"proc/{pid}/ksm_stat", "")
 
     def resize(self, pid: int, *, rss_pages: int) -> None:
         """The same process, using more or less memory."""
@@ -236,21 +242,22 @@ class FakeHost:
         self.write(f"{proc}/status", status(pid, comm, parent, rss_pages, shared, is_thread))
         self.write(f"{proc}/cgroup", f"0::{scope}\n")
         self.write(f"{proc}/schedstat", "1000000 2000 30\n")
-        self._write_ksm_stat(proc)
         if not is_thread:
             anon_kb = (rss_pages - shared) * PAGE_KB
             stat_text = f"anon {anon_kb * 1024}\nfile 0\nkernel 0\nshmem 0\n"
             self.write(f"sys/fs/cgroup{scope}/memory.stat", stat_text)
             self.write(f"{proc}/smaps_rollup", smaps_rollup(rss_pages, shared))
 
-    def _write_ksm_stat(self, proc: str) -> None:
+    def set_ksm_stat(self, pid: int, *, mergeable: str = "no", **figures: int) -> None:
+        """What KSM does with a process, on a kernel that says so: merging_pages=, zero_pages=,
+        rmap_items=, process_profit=."""
         if not self._is_new:
             return
         names = ("rmap_items", "zero_pages", "merging_pages", "process_profit")
-        lines = [f"ksm_{name} 0" for name in names]
-        lines += ["ksm_merge_any: no", "ksm_mergeable: yes"]
-        self.write(f"{proc}/ksm_stat", "\n".join(lines) + "\n")
-        self.write(f"{proc}/ksm_merging_pages", "0\n")
+        lines = [f"ksm_{name} {figures.get(name, 0)}" for name in names]
+        lines += ["ksm_merge_any: no", f"ksm_mergeable: {mergeable}"]
+        self.write(f"proc/{pid}/ksm_stat", "\n".join(lines) + "\n")
+        self.write(f"proc/{pid}/ksm_merging_pages", f"{figures.get('merging_pages', 0)}\n")
 
 
 @contextmanager

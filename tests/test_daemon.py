@@ -110,9 +110,10 @@ def test_a_change_is_one_line_with_its_reason(
     daemon.start()
     before = len(daemon.log)
     host.make_memory_short()
-    host.add_guest(4000, rss_pages=host.total_kb // 4)
+    host.add_guest(4000, name="web", rss_pages=host.total_kb // 4)
     daemon.tick()
-    assert len(daemon.log) == before + 1
+    assert len(daemon.log) == before + 2
+    assert daemon.log[-2] == "ksmtuned: guest web (4000) came: qemu-system-x86_64"
     assert place.state()["reason"] in daemon.log[-1]
 
 

@@ -53,7 +53,7 @@ def _state(rundir: RunDir) -> tuple[dict[str, Any] | None, str]:
 
 def _json(now: Snapshot, state: dict[str, Any] | None, why_not: str) -> dict[str, Any]:
     """The last decision with what is seen now: readings age, decisions stand until the next."""
-    fresh = report.host_json(now)
+    fresh = report.host_json(now) | {"guests": [], "others": []}
     if state is None:
         return fresh | {"errors": [*fresh["errors"], why_not]}
     about_now = ("schema", "snapshot", "saving_bytes", "profit_bytes")

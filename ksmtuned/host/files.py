@@ -106,6 +106,11 @@ class Tree:
             return None
         return fd
 
+    def open_to_watch(self, name: str) -> int:
+        """A descriptor to write a threshold to, and then to poll. Errors: OSError, as it comes."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        return os.open(name, flags, dir_fd=self._root_fd)
+
     def read(self, name: str) -> bytes | None:
         """The file's content; None if there is no such file.
 

@@ -10,7 +10,9 @@ from stat import S_ISDIR
 from ksmtuned.errors import KernelRefused, UsageError
 from ksmtuned.host.files import Tree
 from ksmtuned.host.ksm import Ksm
+from ksmtuned.host.pressure import Pressure
 from ksmtuned.host.proc import Proc
+from ksmtuned.host.process import Processes
 from ksmtuned.model import Guest, Snapshot
 from ksmtuned.units import printable
 
@@ -31,10 +33,22 @@ class Host:
         tree = Tree(root)
         self.ksm = Ksm(tree)
         self.proc = Proc(tree)
+        self.processes = Processes(tree)
+        self.pressure = Pressure(tree)
+        self._tree = tree
+
+    @property
+    def has_kvm(self) -> bool:
+        """Is KVM loaded? Its device is what the kernel's news of guests is about."""
+        try:
+            return self._tree.is_folder("sys/devices/virtual/misc/kvm")
+        except KernelRefused:
+            return False
 
     def snapshot(
         self,
         guests: tuple[Guest, ...] = (),
+        others: tuple[Guest, ...] = (),
         *,
         arrived_bytes: int | None = None,
         is_watched: bool = True,
@@ -54,5 +68,6 @@ class Host:
             pressure_pct=self.proc.pressure_pct() if is_watched else None,
             arrived_bytes=arrived_bytes,
             guests=guests,
+            others=others,
             unread=unread,
         )

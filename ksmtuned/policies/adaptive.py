@@ -52,6 +52,7 @@ class Adaptive:
     interval_s: float = 1.0  # between two looks in a watch
     guest_memory: str = "rss"
     needs_daemon: bool = True
+    follows_events: bool = True
 
     def start(self) -> AdaptivePast:
         """Nothing known: the first look settles what is to be done."""

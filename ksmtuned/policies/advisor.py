@@ -114,6 +114,7 @@ class Advisor:
     interval_s: float = 10.0
     guest_memory: str = "rss"
     needs_daemon: bool = False  # the kernel's advisor keeps to its limits by itself
+    follows_events: bool = True
 
     def start(self) -> AdvisorPast:
         """Nothing known."""

@@ -39,6 +39,7 @@ class Classic:
     free_memory: str = "ksmtuned"
     interval_s: float = 60.0
     needs_daemon: bool = False
+    follows_events: bool = False  # it counts its looks: one more is a step more
 
     def unattended(self, now: Snapshot) -> Decision:
         """The same as with a daemon."""

@@ -16,6 +16,7 @@ class Fixed:
     interval_s: float = 60.0
     guest_memory: str = "rss"
     needs_daemon: bool = False
+    follows_events: bool = False
 
     def unattended(self, now: Snapshot) -> Decision:
         """The same as with a daemon."""

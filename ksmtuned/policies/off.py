@@ -14,6 +14,7 @@ class Off:
     interval_s: float = 60.0
     guest_memory: str = "rss"
     needs_daemon: bool = False
+    follows_events: bool = False
 
     def unattended(self, now: Snapshot) -> Decision:
         """The same as with a daemon."""

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+from enum import Enum
+from typing import Any, NamedTuple
 
 import pyudev
 
-# A guest's event comes before its memory; and a start is often a few short-lived machines, made
-# to find out what KVM can do. So the news is acted on a little later, once.
-SETTLE_S = 0.8
+
+class News(Enum):
+    """What happened."""
+
+    CREATED = "create"  # a virtual machine; its memory is not there yet
+    DESTROYED = "destroy"
+    MEMORY = "memory"  # plugged in or out, taken on or off line
+    LOST = "lost"  # nobody knows: more came than fits
+
+
+class Uevent(NamedTuple):
+    """One piece of news."""
+
+    news: News
+    thread_id: int | None = None  # that created the machine, in the initial pid namespace
 
 
 class Uevents:
@@ -28,20 +42,31 @@ class Uevents:
         """To poll."""
         return int(self._monitor.fileno())
 
-    def take(self) -> bool:
-        """Was there any news that changes how much memory is wanted?"""
-        is_news = False
+    def take(self) -> list[Uevent]:
+        """What came since last asked, in order."""
+        came: list[Uevent] = []
         while True:
             try:
                 device = self._monitor.poll(timeout=0)
             except OSError:  # ENOBUFS: more came than fits, and some of it is lost
                 self._clear_error()
-                return True
+                return [*came, Uevent(News.LOST)]
             if device is None:
-                return is_news
-            is_news |= device.subsystem == "memory" or device.sys_name == "kvm"
+                return came
+            if device.subsystem == "memory":
+                came.append(Uevent(News.MEMORY))
+            elif device.sys_name == "kvm":
+                came += _of_kvm(device)
 
     def _clear_error(self) -> None:
         """Or poll(2) would report it for ever: pyudev does not ask what the error is."""
         with socket.socket(fileno=os.dup(self.fileno())) as same:
             same.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _of_kvm(device: Any) -> list[Uevent]:
+    """Source: virt/kvm/kvm_main.c, kvm_uevent_notify_change()."""
+    event, thread = device.properties.get("EVENT"), device.properties.get("PID", "")
+    if event not in (News.CREATED.value, News.DESTROYED.value):
+        return []
+    return [Uevent(News(event), int(thread) if thread.isdecimal() else None)]
