@@ -37,7 +37,9 @@ from ksmtuned.settings import RootTable  # noqa: E402
 def line_of(tick: Tick) -> dict[str, Any]:
     """One tick, to be written; process ids stay, for they say nothing."""
     now = asdict(tick.now) | {"ksm": _given(tick.now.ksm), "meminfo": _given(tick.now.meminfo)}
-    del now["unread"]
+    del now["unread"], now["others"]  # no law reads them, nor a guest's details
+    for guest in now["guests"]:
+        del guest["details"]
     decision = tick.decision
     return {
         "now": {key: value for key, value in now.items() if value is not None},

@@ -158,3 +158,14 @@ def test_off_only_ever_stops(now: Snapshot) -> None:
 def test_two_guests_count_together() -> None:
     now = replace(QUIET, guests=(guest(2 * GIB, 1), guest(3 * GIB, 2)))
     assert now.guest_memory_bytes == 5 * GIB
+
+
+def test_each_policy_says_itself_whether_news_is_worth_a_look() -> None:
+    follows = {name: build(name, {}).follows_events for name in POLICIES}
+    assert follows == {
+        "adaptive": True,
+        "advisor": True,
+        "classic": False,  # it counts its looks
+        "fixed": False,
+        "off": False,
+    }

@@ -109,6 +109,19 @@ def test_it_reaches_the_journal_and_uevents_and_no_network() -> None:
     assert unit["IPAddressDeny"] == ["any"]
 
 
+def test_nothing_covers_what_events_come_from() -> None:
+    """/proc/pressure is written to, sysfs says whether there is KVM, /proc shows every process."""
+    unit = directives()
+    covered = " ".join(
+        path
+        for key in ("ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem")
+        for path in unit[key]
+    )
+    assert "/proc/pressure" not in covered
+    assert not {"ProtectProc", "ProcSubset", "PrivatePIDs"} & set(unit)
+    assert "/sys" not in " ".join(unit["InaccessiblePaths"])
+
+
 def test_it_sees_the_same_ksm_folder_as_everybody_else() -> None:
     # Each of these mounts another sysfs, on which the lock on KSM's folder is another lock.
     assert not {"PrivateNetwork", "NetworkNamespacePath", "JoinsNamespaceOf"} & set(directives())
