@@ -19,8 +19,12 @@ LAYERS: list[set[str]] = [
     {"orders", "progress"},
     {"engine"},
     {"report"},
-    {"leave", "claims"},
-    {"originals", "guests.inventory", "config_text", "config_import"},
+    {"leave", "claims", "share"},
+    {
+        *("originals", "config_text", "config_import", "nudge"),
+        *("guests.inventory", "guests.find", "guests.backends", "guests.qmp"),
+        *("guests.passthrough",),
+    },
     {"config"},
     {
         "shell",
@@ -33,6 +37,8 @@ LAYERS: list[set[str]] = [
         "log",
         "settings",
         "guests.rules",
+        "guests.monitors",
+        "guests.verdict",
     },
     {"policies"},
     {"burst"},
@@ -52,12 +58,15 @@ PURE = (
     "plan",
     "policies",
     "guests.rules",
+    "guests.monitors",
+    "guests.verdict",
+    "guests.backends",
     "report",
     "orders",
 )
 IMPURE_LIBRARIES = {
     "time", "socket", "subprocess", "logging", "random", "psutil", "pyudev", "systemd", "select",
-    "signal", "fcntl", "tempfile", "shutil", "ctypes",
+    "signal", "fcntl", "tempfile", "shutil", "ctypes", "asyncio", "threading",
 }  # fmt: skip
 HOME_OF = {
     "psutil": {"guests.inventory"},
@@ -65,6 +74,8 @@ HOME_OF = {
     "systemd": {"notify", "log"},
     "tomli": {"config"},
     "pydantic": {"config", "settings"},
+    "qemu": {"guests.qmp"},
+    "libvirt": {"guests.passthrough"},
 }
 
 
