@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError
 from qemu.qmp.error import ProtocolError
 
 from ksmtuned.errors import MonitorBroken, MonitorRefused
@@ -21,6 +21,9 @@ from ksmtuned.units import duration, printable
 ANSWER_S = 10.0  # a healthy QEMU answers within milliseconds; a host that swaps, within seconds
 LONGEST_REPLY_BYTES = 2**20  # qom-list of 1000 objects takes 60 KiB
 _FAREWELL_S = 1.0
+
+# What the library lets through of what its reader met; the last two, from a hostile JSON.
+_READERS = (QMPError, EOFError, OSError, ValueError, RecursionError)
 
 T = TypeVar("T")
 
@@ -95,9 +98,20 @@ class QmpMonitor:
             ) from error
         except ConnectError as error:
             raise self._broken(_why(error.exc)) from error
-        # The library lets through whatever its reader met; the last two, from a hostile JSON.
-        except (QMPError, EOFError, OSError, ValueError, RecursionError) as error:
+        except ExecInterruptedError as error:
+            raise self._broken(self._last_words()) from error
+        except _READERS as error:
             raise self._broken(_why(error)) from error
+
+    def _last_words(self) -> str:
+        """Why the library gave the connection up: it tells at the disconnect only."""
+        try:
+            self._runner.run(asyncio.wait_for(self._client.disconnect(), _FAREWELL_S))
+        except TimeoutError:
+            return "it hangs"
+        except _READERS as error:
+            return _why(error)
+        return "it hung up"
 
     def _broken(self, why: str) -> MonitorBroken:
         return MonitorBroken(printable(f"{self._guest}: its monitor: {why}"))
