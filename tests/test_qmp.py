@@ -120,7 +120,7 @@ def test_a_line_that_is_too_long_is_not_read_to_its_end(talk: Talk) -> None:
 @pytest.mark.parametrize(
     "talk",
     [
-        lambda theirs: None,
+        lambda _: None,
         greet,
         lambda theirs: theirs.sendall(b'{"QMP": {"vers'),
         answering(lambda _: b""),
@@ -158,8 +158,8 @@ def test_an_answer_to_nothing_is_no_answer(reply: dict[str, object]) -> None:
 
 
 def test_a_text_of_the_other_side_is_escaped() -> None:
+    error = {"class": "GenericError", "desc": "\x1b]0;title\x07\n"}
     with pytest.raises(MonitorRefused) as caught:
-        error = {"class": "GenericError", "desc": "\x1b]0;title\x07\n"}
         ask(answering(lambda i: json.dumps({"error": error, "id": i}).encode() + b"\n"))
     assert str(caught.value).isprintable()
 

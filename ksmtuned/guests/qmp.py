@@ -12,7 +12,14 @@ from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import (
+    ConnectError,
+    ExecInterruptedError,
+    ExecuteError,
+    QMPClient,
+    QMPError,
+    StateError,
+)
 from qemu.qmp.error import ProtocolError
 
 from ksmtuned.errors import MonitorBroken, MonitorRefused
@@ -22,8 +29,9 @@ ANSWER_S = 10.0  # a healthy QEMU answers within milliseconds; a host that swaps
 LONGEST_REPLY_BYTES = 2**20  # qom-list of 1000 objects takes 60 KiB
 _FAREWELL_S = 1.0
 
-# What the library lets through of what its reader met; the last two, from a hostile JSON.
-_READERS = (QMPError, EOFError, OSError, ValueError, RecursionError)
+# What the library lets through of what its reader met. The next to last two come from a hostile
+# JSON, the last one from a hang-up at the moment when the connection stands.
+_READERS = (QMPError, EOFError, OSError, ValueError, RecursionError, AssertionError)
 
 T = TypeVar("T")
 
@@ -54,7 +62,7 @@ class QmpMonitor:
         try:
             self._await(self._client.connect(connection), limit_s, "no greeting")
         except MonitorBroken:
-            self._runner.close()
+            self.close()
             connection.close()
             raise
 
@@ -98,7 +106,7 @@ class QmpMonitor:
             ) from error
         except ConnectError as error:
             raise self._broken(_why(error.exc)) from error
-        except ExecInterruptedError as error:
+        except (ExecInterruptedError, StateError) as error:
             raise self._broken(self._last_words()) from error
         except _READERS as error:
             raise self._broken(_why(error)) from error
@@ -126,6 +134,8 @@ def _why(error: BaseException) -> str:
         if isinstance(chain, ValueError) and "limit" in str(chain):
             return f"it sent a line of more than {LONGEST_REPLY_BYTES // 2**20} MiB"
         chain = chain.__cause__ or chain.__context__
+    if isinstance(error, AssertionError):
+        return "it hung up"
     if isinstance(error, ProtocolError | ValueError | RecursionError):
         return f"it does not speak QMP ({type(error).__name__})"
     return str(error) or type(error).__name__
