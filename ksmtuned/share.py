@@ -75,7 +75,7 @@ def share(
         need_bytes = _need_bytes(guest, use, to_set, wanted)
         if not is_forced:
             _check_room(guest, need_bytes, meminfo)
-        limit_s = ANSWER_S + need_bytes / _COPIED_BYTES_PER_S
+        limit_s = ANSWER_S + 0.1 * len(to_set) + need_bytes / _COPIED_BYTES_PER_S
         after = set_merge(monitor, usable, wanted, limit_s)
     except (MonitorBroken, NotAllSet) as error:
         if _has_died(guest):

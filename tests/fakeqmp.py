@@ -124,6 +124,9 @@ class _Server:
         if command == "qom-list":
             if self.behaviour == "huge":
                 return {"return": "x" * 3 * 2**20}
+            if self.behaviour == "countless":
+                kind = "child<memory-backend-ram>"
+                return {"return": [{"name": f"m{n}", "type": kind} for n in range(1000)]}
             if self.behaviour == "nonsense":
                 return {"return": 17}
             listed = [{"name": "type", "type": "string"}, {"name": "obj0", "type": "child<rng>"}]

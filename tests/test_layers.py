@@ -60,7 +60,6 @@ PURE = (
     "guests.rules",
     "guests.monitors",
     "guests.verdict",
-    "guests.backends",
     "report",
     "orders",
 )

@@ -244,6 +244,7 @@ def test_if_the_first_socket_is_dead_the_next_one_is_tried(place: Workplace, sta
         ("garbage", "does not speak QMP"),
         ("huge", "more than 1 MiB"),
         ("nonsense", "no list of objects"),
+        ("countless", "more memory backends than there can be"),
         ("empty", "no memory backend"),
         ("shared", "its memory is shared"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,5 +109,12 @@ def _lines(outcome: Outcome, is_told: bool, args: argparse.Namespace) -> list[st
     if is_told:
         lines.append("daemon    told to look at once")
     if changed:
-        lines.append(f"undo      ksmtuned share {args.guest} {'off' if outcome.wanted else 'on'}")
+        lines.append(f"undo      {_undo(outcome, args)}")
     return lines
+
+
+def _undo(outcome: Outcome, args: argparse.Namespace) -> str:
+    words = [*args.program, "share", args.guest, "off" if outcome.wanted else "on"]
+    words += ["--root", str(args.root)] if str(args.root) != "/" else []
+    words += ["--qmp", str(args.qmp)] if args.qmp else []
+    return shlex.join(words)

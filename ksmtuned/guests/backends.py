@@ -5,6 +5,7 @@ Source: QEMU, backends/hostmem.c; property `merge` calls madvise(2) on the whole
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -14,7 +15,10 @@ from ksmtuned.units import printable
 
 _OBJECTS = "/objects"
 _KIND = "child<memory-backend-"
-_MOST = 4096  # DIMMs and NUMA nodes of the largest machines are some hundreds
+_MOST_OBJECTS = 4096
+_MOST_BACKENDS = 512  # QEMU takes 256 DIMMs and 128 NUMA nodes
+_LONGEST_NAME = 255
+_LISTING_S = 30.0  # for all questions together: a guest may answer each one at the last moment
 DEAF = (9, 1, 0)  # takes `merge` and calls no madvise: fixed in 9.1.1 and 9.2
 
 
@@ -42,6 +46,21 @@ class Backend:
         return printable(self.path.rpartition("/")[2])
 
 
+class _Hurried:
+    """The same monitor, but all its answers together have to come within a time."""
+
+    def __init__(self, monitor: Monitor, limit_s: float) -> None:
+        self._monitor, self._deadline_s = monitor, time.monotonic() + limit_s
+
+    def execute(
+        self, command: str, arguments: Mapping[str, object], limit_s: float | None = None
+    ) -> object:
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise MonitorBroken("the monitor's answers take too long; try again later")
+        return self._monitor.execute(command, arguments, min(left_s, limit_s or left_s))
+
+
 class NotAllSet(KsmtunedError):
     """Some backend could not be set; the text says what was put back and what was not."""
 
@@ -55,11 +74,14 @@ def version(monitor: Monitor) -> tuple[int, int, int]:
 
 def backends(monitor: Monitor) -> tuple[Backend, ...]:
     """Every memory backend, found by its type. Errors: MonitorRefused, MonitorBroken."""
+    monitor = _Hurried(monitor, _LISTING_S)
     listed = monitor.execute("qom-list", {"path": _OBJECTS})
-    if not isinstance(listed, list) or len(listed) > _MOST:
+    if not isinstance(listed, list) or len(listed) > _MOST_OBJECTS:
         raise MonitorBroken("the monitor's answer to qom-list is no list of objects")
     entries = [_table(entry, "qom-list") for entry in listed]
     names = [str(e.get("name")) for e in entries if str(e.get("type")).startswith(_KIND)]
+    if len(names) > _MOST_BACKENDS or any(len(name) > _LONGEST_NAME for name in names):
+        raise MonitorBroken("the monitor lists more memory backends than there can be")
     return tuple(_backend(monitor, f"{_OBJECTS}/{name}") for name in names)
 
 
@@ -69,17 +91,18 @@ def set_merge(
     """Set every backend; those that hold the value already are left alone. Returns them as read
     back.
 
-    limit_s: for each one, since taking a large one out copies all its merged pages. If one is
-    refused, those that were set are put back. Errors: NotAllSet.
+    limit_s: for all together, since taking a large guest out copies all its merged pages. If one
+    is refused, those that were set are put back. Errors: NotAllSet.
     """
+    hurried = _Hurried(monitor, limit_s)
     done: list[Backend] = []
     for backend in these:
         if backend.merge == merge:
             continue
         try:
-            _write(monitor, backend.path, merge, limit_s)
+            _write(hurried, backend.path, merge, limit_s)
             done.append(backend)
-            if _flag(monitor, backend.path, "merge") != merge:
+            if _flag(hurried, backend.path, "merge") != merge:
                 raise MonitorRefused(f"{backend.name} reads back otherwise")
         except MonitorRefused as error:
             raise NotAllSet(f"{error}; {_put_back(monitor, done, limit_s)}") from error
@@ -92,9 +115,10 @@ def set_merge(
 def _put_back(monitor: Monitor, done: Sequence[Backend], limit_s: float) -> str:
     """One phrase: what became of the backends that had been set."""
     failed: list[str] = []
+    hurried = _Hurried(monitor, limit_s)
     for backend in reversed(done):
         try:
-            _write(monitor, backend.path, backend.merge, limit_s)
+            _write(hurried, backend.path, backend.merge, limit_s)
         except KsmtunedError:
             failed.append(backend.name)
     if failed:
