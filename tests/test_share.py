@@ -167,7 +167,7 @@ def test_a_named_socket_is_used_instead_of_the_command_lines(
     assert place.call("share", "vm", "off", "--qmp", path).returncode == 0
 
 
-@pytest.mark.parametrize("path", ["/../../../{outside}", "/run/link/vm.qmp", "/abs/vm.qmp"])
+@pytest.mark.parametrize("path", ["/../../../../../../..{outside}", "/run/link", "/abs"])
 def test_a_path_never_leads_out_of_the_guests_own_file_system(
     place: Workplace, start: Start, path: str
 ) -> None:
