@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksmtuned.guests.monitors import Monitors, monitors, properties, uuid, vm_id
+from ksmtuned.guests.monitors import Monitors, is_qemu, monitors, properties, uuid, vm_id
 
 PROXMOX = [
     *("/usr/bin/kvm", "-id", "104", "-name", "web1,debug-threads=on", "-no-shutdown"),
@@ -91,6 +91,22 @@ def test_what_is_no_monitor_to_speak_to_is_left_out(words: list[str]) -> None:
 def test_several_are_kept_in_their_order() -> None:
     words = ["-qmp", "unix:/b,server=on", "-qmp", "unix:/a,server=on"]
     assert monitors(["qemu", *words]).paths == ("/b", "/a")
+
+
+@pytest.mark.parametrize(
+    ("comm", "program", "answer"),
+    [
+        ("qemu-system-x86", "/usr/bin/qemu-system-x86_64", True),
+        ("web1", "/usr/bin/qemu-system-x86_64", True),  # -name process=web1
+        ("kvm", "/usr/bin/kvm", True),
+        (".qemu-system-x8", "", True),
+        ("cloud-hyperviso", "/usr/bin/cloud-hypervisor", False),
+        ("kvmtool", "lkvm", False),
+    ],
+)
+def test_qemu_has_many_names(comm: str, program: str, answer: bool) -> None:
+    assert is_qemu(comm, [program, "-S"]) is answer
+    assert is_qemu(comm, []) is (answer and comm != "web1")
 
 
 PATHS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=()), min_size=1)

@@ -19,7 +19,7 @@ _MOST_OBJECTS = 4096
 _MOST_BACKENDS = 512  # QEMU takes 256 DIMMs and 128 NUMA nodes
 _LONGEST_NAME = 255
 _LISTING_S = 30.0  # for all questions together: a guest may answer each one at the last moment
-DEAF = (9, 1, 0)  # takes `merge` and calls no madvise: fixed in 9.1.1 and 9.2
+DEAF = (9, 1, 0)  # takes `merge` and calls no madvise (its commit 5becdc0a); fixed in 9.2
 
 
 class Monitor(Protocol):

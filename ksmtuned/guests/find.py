@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ksmtuned.errors import Garbled, KernelRefused, NoSuchGuest
-from ksmtuned.guests.monitors import Monitors, monitors, uuid, vm_id
+from ksmtuned.guests.monitors import Monitors, is_qemu, monitors, uuid, vm_id
 from ksmtuned.guests.rules import guest_name, program, recogniser
 from ksmtuned.host.files import Tree
 from ksmtuned.host.proc import Proc
@@ -25,12 +25,8 @@ class Found:
     vmm: str  # its program
     uuid: str | None
     vm_id: str | None
+    is_qemu: bool  # under one of its names; -name process=... changes one of them
     monitors: Monitors
-
-    @property
-    def is_qemu(self) -> bool:
-        """Is it QEMU, under one of its names?"""
-        return "qemu" in self.vmm or self.vmm == "kvm"
 
     @property
     def label(self) -> str:
@@ -74,6 +70,7 @@ def guests(tree: Tree, patterns: Sequence[str]) -> Iterator[Found]:
             vmm=program(stat.comm, cmdline),
             uuid=uuid(cmdline),
             vm_id=vm_id(cmdline),
+            is_qemu=is_qemu(stat.comm, cmdline),
             monitors=monitors(cmdline),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import PurePath
 
 _LIBVIRTS = "charmonitor"  # what libvirt calls the monitor that it keeps to itself
 _TRUE = ("on", "yes", "true", "y")
@@ -32,6 +33,12 @@ def monitors(cmdline: Sequence[str]) -> Monitors:
     paths = [chardev["path"] for chardev in found if _is_reachable(chardev)]
     is_libvirts = any(chardev.get("id") == _LIBVIRTS for chardev in found)
     return Monitors(tuple(dict.fromkeys(paths)), is_libvirts)
+
+
+def is_qemu(comm: str, cmdline: Sequence[str]) -> bool:
+    """Does a process call itself QEMU, by its comm or by its program's name?"""
+    names = (comm, PurePath(cmdline[0]).name if cmdline else "")
+    return any("qemu" in name or name == "kvm" for name in names)
 
 
 def uuid(cmdline: Sequence[str]) -> str | None:
