@@ -71,18 +71,16 @@ def share(
         qemu, found = version(monitor), backends(monitor)
         usable = [backend for backend in found if not backend.is_shared]
         _check_can(guest, found, usable, wanted)
-        to_set = [backend for backend in usable if backend.merge != wanted]
-        need_bytes = _need_bytes(guest, use, to_set, wanted)
+        need_bytes = 0 if wanted else _need_bytes(guest, use)
         if not is_forced:
             _check_room(guest, need_bytes, meminfo)
-        limit_s = ANSWER_S + 0.1 * len(to_set) + need_bytes / _COPIED_BYTES_PER_S
+        limit_s = ANSWER_S + 0.1 * len(usable) + need_bytes / _COPIED_BYTES_PER_S
         after = set_merge(monitor, usable, wanted, limit_s)
     except (MonitorBroken, NotAllSet) as error:
         if _has_died(guest):
             raise GuestGone(guest.label, "while its monitor was spoken to") from error
         raise
-    ram_bytes = sum(backend.size_bytes for backend in to_set or usable)
-    verdict, proof = _verify(guest, look, wanted, ram_bytes, bool(to_set))
+    verdict, proof = _verify(guest, look, wanted, [b.size_bytes for b in usable])
     if verdict is not Verdict.VERIFIED and qemu == DEAF:
         proof += "; QEMU 9.1.0 takes the change and does nothing: update it, then " + _next(wanted)
     return Outcome(
@@ -157,10 +155,8 @@ def _check_can(
         )
 
 
-def _need_bytes(guest: Found, use: KsmUse | None, to_set: Sequence[Backend], wanted: bool) -> int:
+def _need_bytes(guest: Found, use: KsmUse | None) -> int:
     """What taking it out may cost; where the kernel does not tell, all that it has resident."""
-    if wanted or not to_set:
-        return 0
     return guest.process.rss_bytes() if use is None else use.need_bytes
 
 
@@ -189,16 +185,14 @@ def _look(guest: Found) -> Look:
     )
 
 
-def _verify(
-    guest: Found, before: Look, wanted: bool, ram_bytes: int, was_set: bool
-) -> tuple[Verdict, str]:
+def _verify(guest: Found, before: Look, wanted: bool, sizes: Sequence[int]) -> tuple[Verdict, str]:
     """Errors: GuestGone."""
     deadline_s = time.monotonic() + _SETTLE_S
     while True:
         after = _look(guest)
         if not guest.process.is_alive:
             raise GuestGone(guest.label, "before the change could be verified")
-        verdict, proof = judge(before, after, wanted, ram_bytes, was_set)
+        verdict, proof = judge(before, after, wanted, sizes)
         if verdict is not Verdict.FAILED or time.monotonic() > deadline_s:
             return verdict, proof
         time.sleep(0.1)

@@ -62,7 +62,20 @@ def test_what_is_as_wanted_is_not_set_again(place: Workplace, start: Start) -> N
     result = place.call("share", "vm", "on")
     assert result.returncode == 0, result.stdout + result.stderr
     assert guest.sets() == []
-    assert "nothing: merge was on already" in result.stdout
+    assert "merge was on already" in result.stdout
+
+
+def test_what_is_off_by_its_flag_is_put_on_and_off_to_be_out_for_sure(
+    place: Workplace, start: Start
+) -> None:
+    """QEMU offers a backend with merge=off at start all the same."""
+    guest = start()
+    place.call("share", "vm", "off")
+    guest.show_ksm(MERGED, "yes")
+    result = place.call("share", "vm", "off")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert guest.sets()[3:5] == ["pc.ram True", "pc.ram False"]
+    assert guest.sets()[-1] == "mem2 False"
 
 
 def test_json_tells_the_same(place: Workplace, start: Start) -> None:

@@ -24,6 +24,7 @@ VERIFIED, FAILED, UNVERIFIED = Verdict.VERIFIED, Verdict.FAILED, Verdict.UNVERIF
         (Look(GUEST, True, RAM + VGA), Look(4000, True, VGA), VERIFIED),
         (Look(5000, True, RAM + VGA), Look(4000, True, VGA), VERIFIED),
         (Look(GUEST, None, RAM + VGA), Look(4000, None, VGA), VERIFIED),
+        (Look(GUEST, True, RAM), Look(4000, True, RAM), FAILED),  # it will be merged again
         # QEMU took the flag and did nothing
         (Look(GUEST, True, RAM + VGA), Look(GUEST, True, RAM + VGA), FAILED),
         (Look(GUEST, None, None), Look(GUEST, None, None), FAILED),
@@ -38,7 +39,7 @@ VERIFIED, FAILED, UNVERIFIED = Verdict.VERIFIED, Verdict.FAILED, Verdict.UNVERIF
     ],
 )
 def test_off(before: Look, after: Look, verdict: Verdict) -> None:
-    assert judge(before, after, False, RAM, True)[0] is verdict
+    assert judge(before, after, False, [RAM])[0] is verdict
 
 
 @pytest.mark.parametrize(
@@ -55,14 +56,19 @@ def test_off(before: Look, after: Look, verdict: Verdict) -> None:
     ],
 )
 def test_on(before: Look, after: Look, verdict: Verdict) -> None:
-    assert judge(before, after, True, RAM, True)[0] is verdict
+    assert judge(before, after, True, [RAM])[0] is verdict
 
 
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("is_offered", [True, False])
-def test_if_nothing_had_to_be_set_the_mappings_must_be_as_wanted(
-    wanted: bool, is_offered: bool
-) -> None:
+def test_if_nothing_changes_the_mappings_must_be_as_wanted(wanted: bool, is_offered: bool) -> None:
     look = Look(400, True, (RAM if is_offered else 0) + VGA)
     verdict = VERIFIED if wanted == is_offered else FAILED
-    assert judge(look, look, wanted, RAM, False)[0] is verdict
+    assert judge(look, look, wanted, [RAM // 2, RAM // 2])[0] is verdict
+
+
+def test_one_of_two_nodes_left_behind_is_noticed() -> None:
+    half = RAM // 2
+    before, after = Look(0, True, RAM), Look(0, True, half)
+    assert judge(before, after, False, [half, half])[0] is FAILED
+    assert judge(after, after, True, [half, half])[0] is FAILED

@@ -103,7 +103,7 @@ def _lines(outcome: Outcome, is_told: bool, args: argparse.Namespace) -> list[st
     done = f"merge = {word} on {', '.join(changed)}, until the guest ends"
     lines = [
         f"guest     {outcome.guest.label}, QEMU {'.'.join(map(str, outcome.qemu))}",
-        f"set       {done if changed else f'nothing: merge was {word} already'}",
+        f"set       {done if changed else f'merge was {word} already'}",
         f"{outcome.verdict:9} {outcome.proof}",
     ]
     if is_told:

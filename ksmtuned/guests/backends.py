@@ -88,20 +88,25 @@ def backends(monitor: Monitor) -> tuple[Backend, ...]:
 def set_merge(
     monitor: Monitor, these: Sequence[Backend], merge: bool, limit_s: float
 ) -> tuple[Backend, ...]:
-    """Set every backend; those that hold the value already are left alone. Returns them as read
-    back.
+    """Set every backend. Returns them as read back.
 
+    One that is off by its flag is offered all the same, if only its own merge=off says so: QEMU
+    offers each piece of RAM at first unless -machine mem-merge=off, and then calls madvise at a
+    change of the flag alone. So to be out for sure it goes on and off again.
     limit_s: for all together, since taking a large guest out copies all its merged pages. If one
     is refused, those that were set are put back. Errors: NotAllSet.
     """
     hurried = _Hurried(monitor, limit_s)
     done: list[Backend] = []
     for backend in these:
-        if backend.merge == merge:
+        if backend.merge and merge:
             continue
         try:
+            if backend.merge == merge:
+                _write(hurried, backend.path, not merge, limit_s)
+                done.append(backend)
             _write(hurried, backend.path, merge, limit_s)
-            done.append(backend)
+            done += [backend] if backend not in done else []
             if _flag(hurried, backend.path, "merge") != merge:
                 raise MonitorRefused(f"{backend.name} reads back otherwise")
         except MonitorRefused as error:

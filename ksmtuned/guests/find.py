@@ -62,6 +62,8 @@ def guests(tree: Tree, patterns: Sequence[str]) -> Iterator[Found]:
             if stat is None or stat.is_kernel_thread or not is_guest(stat.comm):
                 continue
             cmdline = command_line(tree, pid)
+            if not cmdline:
+                continue  # it has ended, and its parent has not asked yet
         except (Garbled, KernelRefused):
             continue
         yield Found(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -29,13 +30,8 @@ class Look(NamedTuple):
     offered_bytes: int | None  # its mappings that are offered to KSM; None: not to be seen
 
 
-def judge(
-    before: Look, after: Look, wanted: bool, ram_bytes: int, was_set: bool
-) -> tuple[Verdict, str]:
-    """The verdict, and one phrase why.
-
-    ram_bytes: of the backends that were set; if none had to be (not was_set), of all.
-    """
+def judge(before: Look, after: Look, wanted: bool, sizes: Sequence[int]) -> tuple[Verdict, str]:
+    """The verdict, and one phrase why. sizes: of the backends, in bytes."""
     if after.merged_pages is None:
         return Verdict.UNVERIFIED, "this kernel does not tell what KSM holds of a process"
     if not wanted and _stays_merged(before, after):
@@ -45,7 +41,7 @@ def judge(
         if wanted:
             return Verdict.FAILED, "the kernel says that nothing of it can be merged"
         return Verdict.VERIFIED, f"{_merged(before, after)}, and nothing of it is offered to KSM"
-    offered = _is_offered(before, after, wanted, ram_bytes, was_set)
+    offered = _is_offered(before, after, wanted, sizes)
     if offered is None:
         return _without_mappings(before, after, wanted)
     if offered == wanted:
@@ -61,18 +57,15 @@ def _stays_merged(before: Look, after: Look) -> bool:
     return had * PAGE_BYTES > _OTHER_BYTES and left > had * _LEFT_RATIO
 
 
-def _is_offered(
-    before: Look, after: Look, wanted: bool, ram_bytes: int, was_set: bool
-) -> bool | None:
+def _is_offered(before: Look, after: Look, wanted: bool, sizes: Sequence[int]) -> bool | None:
     """Is the RAM offered to KSM now, by the mappings? None: not to be seen."""
     if before.offered_bytes is None or after.offered_bytes is None:
         return None
-    if not was_set:
-        return after.offered_bytes >= ram_bytes * _MOVED_RATIO
-    moved_bytes = abs(after.offered_bytes - before.offered_bytes)
-    has_risen = after.offered_bytes > before.offered_bytes
-    has_moved = moved_bytes >= ram_bytes * _MOVED_RATIO and has_risen == wanted
-    return wanted if has_moved else not wanted
+    if wanted:
+        return after.offered_bytes >= sum(sizes) * _MOVED_RATIO
+    fallen_bytes = before.offered_bytes - after.offered_bytes
+    is_out = fallen_bytes >= sum(sizes) * _MOVED_RATIO
+    return not is_out and after.offered_bytes >= min(sizes) * _MOVED_RATIO
 
 
 def _without_mappings(before: Look, after: Look, wanted: bool) -> tuple[Verdict, str]:

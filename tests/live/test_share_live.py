@@ -16,6 +16,9 @@ from realksm import RealKsm
 from realqemu import FILLED_PAGES, Qemu, qemus
 from workplace import Workbench, wait_until
 
+from ksmtuned.host.files import Tree
+from ksmtuned.host.process import Process
+
 # Every test here waits for its turn on this machine, also those that need only QEMU.
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("real_ksm")]
 
@@ -84,17 +87,27 @@ def test_a_guest_that_began_with_mem_merge_off_can_be_taken_in(
             wait_until(lambda: outside[0].merged_pages() == 0, "all of it is out", 5)
 
 
-def test_every_backend_of_a_guest_with_two_nodes_is_set(bench: Workbench, folder: Path) -> None:
+@pytest.mark.parametrize("order", [("off", "on"), ("on", "off", "off")])
+def test_every_backend_of_a_guest_with_two_nodes_is_set(
+    bench: Workbench, folder: Path, order: tuple[str, ...]
+) -> None:
+    """One of them has merge=off from the start, and QEMU offers it to KSM all the same."""
     nodes = [
         *("-object", "memory-backend-ram,id=ram0,size=64M", "-numa", "node,memdev=ram0"),
         *("-object", "memory-backend-ram,id=ram1,size=64M,merge=off", "-numa", "node,memdev=ram1"),
     ]
-    with qemus(folder, ["numa"], *nodes):
-        found = json.loads(bench.call("share", "numa", "off", "--json").stdout)
-        changes = {b["path"]: (b["before"], b["after"]) for b in found["backends"]}
-        assert changes == {"/objects/ram0": (True, False), "/objects/ram1": (False, False)}
-        assert found["verified"] is True
-        assert bench.call("share", "numa", "on").returncode == 0
+    with qemus(folder, ["numa"], *nodes) as (guest,):
+        process = Process(Tree(Path("/")), guest.pid, 0)
+        for state in order:
+            result = bench.call("share", "numa", state, "--json")
+            assert result.returncode == 0, result.stdout + result.stderr
+            found = json.loads(result.stdout)
+            after = {b["path"]: b["after"] for b in found["backends"]}
+            wanted = state == "on"
+            assert after == {"/objects/ram0": wanted, "/objects/ram1": wanted}
+            offered_bytes = process.mergeable_bytes() or 0
+            assert (offered_bytes >= 128 * 2**20) == wanted
+            assert wanted or offered_bytes < 16 * 2**20
 
 
 def test_shared_memory_is_told(bench: Workbench, folder: Path) -> None:
@@ -108,20 +121,16 @@ def test_shared_memory_is_told(bench: Workbench, folder: Path) -> None:
 def test_a_process_that_calls_itself_qemu_and_names_anothers_socket_is_refused(
     bench: Workbench, folder: Path
 ) -> None:
-    """With the victim's own command line, but for the name: a program of that name that sleeps."""
+    """A shell of that name, which waits and ignores the words behind its script."""
     program = folder / "qemu-system-x86_64"
-    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    shutil.copy(shutil.which("bash") or "/bin/bash", program)
     with qemus(folder, ["victim"]) as (victim,):
         words = ["-name", "guest=impostor", "-qmp", f"unix:{victim.socket},server=on,wait=off"]
-        # A shell of that name would take them as options; exec's argv is free.
-        script = 'exec -a "$0" "$@"'
-        with subprocess.Popen(
-            ["bash", "-c", script, "qemu", program, "100", *words], stderr=subprocess.DEVNULL
-        ) as impostor:
-            try:
-                result = bench.call("share", str(impostor.pid), "off")
-            finally:
-                impostor.kill()
+        command = [str(program), "-c", "read -r line", *words]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as impostor:
+            result = bench.call("share", "impostor", "off")
+            assert impostor.poll() is None
+            impostor.kill()
         assert result.returncode == 1
         assert f"process {victim.pid} listens there" in result.stderr
         state = json.loads(bench.call("share", "victim", "off", "--json").stdout)
