@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ksmtuned import __version__, rundir
-from ksmtuned.commands import config, guests, restore, run, status
+from ksmtuned.commands import config, guests, restore, run, share, status
 from ksmtuned.errors import ExitStatus, KsmtunedError, UsageError
 from ksmtuned.units import printable
 
@@ -21,6 +21,7 @@ VERBS: dict[str, ModuleType] = {
     "run": run,
     "status": status,
     "guests": guests,
+    "share": share,
     "restore": restore,
     "config": config,
 }

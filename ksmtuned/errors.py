@@ -70,6 +70,48 @@ class AlreadyRunning(KsmtunedError):
         )
 
 
+class NoSuchGuest(KsmtunedError):
+    """No guest, or more than one, answers to what was typed."""
+
+
+class GuestGone(KsmtunedError):
+    """The guest ended while it was worked on."""
+
+    def __init__(self, guest: str, meanwhile: str) -> None:
+        super().__init__(printable(f"{guest}: it ended {meanwhile}; no other guest was touched"))
+
+
+class CannotShare(KsmtunedError):
+    """This running guest cannot be taken in or out of KSM. The text says what would work."""
+
+    def __init__(self, guest: str, why: str) -> None:
+        super().__init__(printable(f"{guest}: {why}"))
+
+
+class NoRoom(KsmtunedError):
+    """A guest's merged pages would not find room once each has its own memory again."""
+
+    def __init__(self, guest: str, need_bytes: int, place: str, room_bytes: int) -> None:
+        super().__init__(
+            printable(
+                f"{guest}: not taken out of KSM: that needs {size(need_bytes)}, and {place} has "
+                f"{size(room_bytes)} to give; nothing was changed; --force does it all the same"
+            )
+        )
+
+
+class WrongPeer(KsmtunedError):
+    """A socket that is named for a guest belongs to another process: a mistake, or a trap."""
+
+
+class MonitorBroken(KsmtunedError):
+    """QEMU's monitor does not speak, or not as it should: hung up, silent, garbled, too long."""
+
+
+class MonitorRefused(KsmtunedError):
+    """QEMU understood a command and said no."""
+
+
 class RunDirError(KsmtunedError):
     """RUN_DIR cannot be used: full, read-only, or not ours."""
 
@@ -106,14 +148,16 @@ _HINTS: dict[tuple[str, int], str] = {
 class KernelRefused(KsmtunedError):
     """The kernel said no. Carries what was tried, so that a log line is enough to reproduce it."""
 
-    def __init__(self, path: Path, errno: int, tried: int | str | None = None) -> None:
+    def __init__(
+        self, path: Path, errno: int, tried: int | str | None = None, hint: str | None = None
+    ) -> None:
         self.path, self.errno, self.tried = path, errno, tried
         self.errno_name = errorcode.get(errno, str(errno))
         self.exit_status = _status_of(errno)
         text = f"{path}: {_strerror(errno)}"
         if tried is not None:
             text += f" (tried {tried})"
-        hint = _HINTS.get((path.name, errno)) or _HINTS.get(("*", errno))
+        hint = hint or _HINTS.get((path.name, errno)) or _HINTS.get(("*", errno))
         super().__init__(printable(f"{text}: {hint}" if hint else text))
 
     @property

@@ -1,63 +1,80 @@
-"""Real virtual machines: QEMU with KVM, stopped before its first instruction (-S)."""
+"""Real QEMU guests with equal memory, which run no code: cheap, and exactly alike."""
 
 from __future__ import annotations
 
-import os
+import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from workplace import wait_until
 
-from ksmtuned.triggers.uevent import News, Uevents
+PROGRAM = "qemu-system-x86_64"
+FILLED_MIB = 32  # of each guest's RAM; the same content in every one
+FILLED_PAGES = FILLED_MIB * 256
 
-QEMU = "qemu-system-x86_64"
-_PATIENCE_S = 20.0
 
+class Qemu:
+    """One QEMU process, paused before its first instruction."""
 
-def need_kvm() -> None:
-    """Skips where there is no QEMU, or no KVM for it."""
-    if shutil.which(QEMU) is None:
-        pytest.skip(f"live: no {QEMU} here (apt-get install qemu-system-x86)")
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("live: no /dev/kvm here, or not for us")
+    def __init__(self, name: str, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        self.name, self.process = name, process
+        self.socket = folder / f"{name}.qmp"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def merged_pages(self) -> int:
+        """Its pages that are mapped to a merged one."""
+        return int(Path(f"/proc/{self.pid}/ksm_merging_pages").read_text())
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
-def guest(*options: str, name: str = "vm1", mib: int = 256) -> Iterator[subprocess.Popen[bytes]]:
-    """A guest that never runs; killed at the end."""
-    command = [QEMU, "-accel", "kvm", "-S", "-nodefaults", "-display", "none"]
-    command += ["-m", str(mib), "-name", name, *options]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def qemus(folder: Path, names: Sequence[str], *more: str) -> Iterator[list[Qemu]]:
+    """Guests of 128 MiB with a QMP socket each, whose memory is filled; `more`: options of QEMU."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"live: no {PROGRAM} here (Debian: qemu-system-x86)")
+    if not Path("/proc/self/ksm_merging_pages").exists():
+        pytest.skip("live: this kernel does not tell what KSM holds of a process")
+    image = folder / "image"
+    if not image.exists():
+        image.write_bytes(random.Random(4).randbytes(FILLED_MIB * 2**20))
+    with ExitStack() as stack:
+        guests = [_start(folder, name, image, more) for name in names]
+        for guest in guests:
+            stack.callback(guest.end)
+        for guest in guests:
+            wait_until(guest.socket.exists, f"{guest.name}'s socket")
+            wait_until(lambda g=guest: _rss_mib(g.pid) > FILLED_MIB, f"{guest.name} filled")  # type: ignore[misc]  # mypy cannot infer a default's type
+        yield guests
 
 
-def wait_for_machine(uevents: Uevents, process: subprocess.Popen[bytes]) -> None:
-    """Until the kernel has told that this process created a virtual machine."""
-    deadline_s = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline_s:
-        threads = {event.thread_id for event in uevents.take() if event.news is News.CREATED}
-        if any(thread and _belongs(thread, process.pid) for thread in threads):
-            return
-        assert process.poll() is None, f"{QEMU} ended by itself: {process.returncode}"
-        time.sleep(0.002)
-    pytest.fail("no event of KVM came")
+def _start(folder: Path, name: str, image: Path, more: Sequence[str]) -> Qemu:
+    command = [
+        *(PROGRAM, "-name", f"guest={name},debug-threads=on"),
+        *("-accel", "tcg,tb-size=8", "-S", "-nodefaults", "-display", "none", "-m", "128"),
+        *("-device", f"loader,file={image},addr=0x1000000,force-raw=on"),
+        *("-qmp", f"unix:{folder / f'{name}.qmp'},server=on,wait=off"),
+        *more,
+    ]
+    log = (folder / f"{name}.log").open("wb")
+    with log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    time.sleep(0.01)
+    return Qemu(name, folder, process)
 
 
-def _belongs(thread: int, pid: int) -> bool:
-    return Path(f"/proc/{pid}/task/{thread}").exists()
-
-
-def listen() -> Uevents:
-    """The kernel's news, for the test itself. Skips where there is none."""
-    try:
-        return Uevents()
-    except (OSError, ImportError) as error:
-        pytest.skip(f"live: no kernel events here: {error}")
+def _rss_mib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    return 0

@@ -20,8 +20,12 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"report", "guesttable"},
     {"guestlist"},
-    {"leave", "claims", "shares"},
-    {"originals", "guests.inventory", "guests.offerers", "config_text", "config_import"},
+    {"leave", "claims", "shares", "share"},
+    {
+        *("originals", "config_text", "config_import", "nudge"),
+        *("guests.inventory", "guests.offerers", "guests.find", "guests.backends", "guests.qmp"),
+        *("guests.passthrough",),
+    },
     {"guests.others"},
     {"guests.details"},
     {"config"},
@@ -36,6 +40,8 @@ LAYERS: list[set[str]] = [
         "log",
         "settings",
         "guests.rules",
+        "guests.monitors",
+        "guests.verdict",
     },
     {"policies", "guests.launch"},
     {"guests.options", "laps"},
@@ -65,12 +71,14 @@ PURE = (
     "shares",
     "comings",
     "triggers.trial",
+    "guests.monitors",
+    "guests.verdict",
     "report",
     "orders",
 )
 IMPURE_LIBRARIES = {
     "time", "socket", "subprocess", "logging", "random", "psutil", "pyudev", "systemd", "select",
-    "signal", "fcntl", "tempfile", "shutil", "ctypes",
+    "signal", "fcntl", "tempfile", "shutil", "ctypes", "asyncio", "threading",
 }  # fmt: skip
 HOME_OF = {
     "psutil": {"guests.inventory"},
@@ -78,6 +86,8 @@ HOME_OF = {
     "systemd": {"notify", "log"},
     "tomli": {"config"},
     "pydantic": {"config", "settings"},
+    "qemu": {"guests.qmp"},
+    "libvirt": {"guests.passthrough"},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from daemon_under_test import Daemon
-from realqemu import guest, listen, need_kvm, wait_for_machine
+from realkvm import guest, listen, need_kvm, wait_for_machine
 from workplace import Workbench, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("real_ksm")]

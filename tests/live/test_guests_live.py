@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from realksm import RealKsm
-from realqemu import guest, need_kvm
+from realkvm import guest, need_kvm
 from workplace import Workbench, wait_until
 
 from ksmtuned.units import PAGE_BYTES
