@@ -13,11 +13,18 @@ from types import ModuleType
 from typing import NoReturn
 
 from ksmtuned import __version__, rundir
-from ksmtuned.commands import config, restore, run, status
+from ksmtuned.commands import config, restore, resume, run, status, unmerge
 from ksmtuned.errors import ExitStatus, KsmtunedError, UsageError
 from ksmtuned.units import printable
 
-VERBS: dict[str, ModuleType] = {"run": run, "status": status, "restore": restore, "config": config}
+VERBS: dict[str, ModuleType] = {
+    "run": run,
+    "status": status,
+    "unmerge": unmerge,
+    "resume": resume,
+    "restore": restore,
+    "config": config,
+}
 
 _ABOUT = """\
 Decides when, and how fast, the kernel merges identical memory pages (KSM) of virtual machines.

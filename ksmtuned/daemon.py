@@ -15,6 +15,7 @@ from contextlib import suppress
 from ksmtuned import __version__, report
 from ksmtuned.config import Config, Locations, parse, read_sources
 from ksmtuned.engine import Engine
+from ksmtuned.errands import Errands
 from ksmtuned.errors import ConfigError, ExitStatus, Garbled, KsmtunedError
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
@@ -48,6 +49,7 @@ class Daemon:
             beat=self._beat,
             write_wait_s=min(WAIT_S, watchdog / 4) if watchdog else WAIT_S,
         )
+        self._errands = Errands(self._engine, rundir, host.proc.boot_id(), self._log.say)
         self._last: Tick | None = None
         self._timer = Timer(self._interval_s())
         self._uevents = self._listen()
@@ -112,7 +114,9 @@ class Daemon:
         troubles = [self._config_trouble] if self._config_trouble else []
         is_current = False
         try:
-            self._last = tick = self._engine.tick()
+            standing = self._errands.turn()
+            troubles += self._errands.troubles
+            self._last = tick = self._engine.tick(standing=standing)
         except KsmtunedError as error:
             troubles.append(str(error))
         else:
@@ -187,6 +191,7 @@ class Daemon:
         self._is_stopping = True
         self._notifier.stopping()
         try:
+            self._errands.finish(self._beat, time.sleep)
             written, refused = self._engine.leave(on_stop)
             self._rundir.remove(STATE)
         except KsmtunedError as error:

@@ -7,9 +7,14 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from ksmtuned.errors import KernelRefused, WriterKilled
+from ksmtuned.errors import KernelRefused, KsmtunedError, WriterKilled
+from ksmtuned.units import printable
+
+_TEXT_BYTES = 2000  # of an error: fits into a pipe, whatever its size
 
 
 class Child:
@@ -44,6 +49,43 @@ class Child:
             raise WriterKilled(path, tried, -code)
         if code > 0:
             raise KernelRefused(path, code, tried)
+
+
+class TellingChild(Child):
+    """A child that does what may fail in many ways, and says so in words. Errors: OSError."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            super().__init__(partial(_tell, work, writer))
+        finally:
+            os.close(writer)
+
+    def __del__(self) -> None:
+        os.close(self._reader)
+
+    def kill(self) -> None:
+        """End it, whatever it does: it has taken too long."""
+        if self._status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            self.has_ended(1.0)
+
+    def failure(self) -> str | None:
+        """Once it has ended: what went wrong, in one line; None: nothing."""
+        code = os.waitstatus_to_exitcode(self._status or 0)
+        with suppress(BlockingIOError):
+            if text := os.read(self._reader, _TEXT_BYTES):
+                return printable(text.decode(errors="replace"))
+        if code < 0:
+            return f"its child was killed by signal {-code}"
+        return f"its child ended with status {code}" if code else None
+
+
+def _tell(work: Callable[[], None], writer: int) -> None:
+    try:
+        work()
+    except KsmtunedError as error:
+        os.write(writer, str(error).encode(errors="replace")[:_TEXT_BYTES])
 
 
 def _wait_for_end(pid: int, timeout_s: float) -> None:
