@@ -116,6 +116,8 @@ class Daemon:
         try:
             standing = self._errands.turn()
             troubles += self._errands.troubles
+            if self._errands.has_ended:
+                must_publish, self._told_s = True, float("-inf")
             self._last = tick = self._engine.tick(standing=standing)
         except KsmtunedError as error:
             troubles.append(str(error))

@@ -26,11 +26,12 @@ class Errands:
         self._work: Unmerging | None = None
         self._step = Step(text="", progress=0.0)
         self.troubles: list[str] = []  # of the last turn
+        self.has_ended = False  # in the last turn, what was under way: worth telling at once
 
     def turn(self) -> Decision | None:
         """One step of what is under way. Returns what stands in for the policy's decision: the
         unmerge that is under way, or the hold; None: neither."""
-        self.troubles = []
+        self.troubles, self.has_ended = [], False
         try:
             if self._work is None:
                 self._take_up()
@@ -78,7 +79,7 @@ class Errands:
             outcome = Outcome(text=str(error), error=error)
         else:
             return True
-        intent, self._intent, self._work = self._intent, None, None
+        intent, self._intent, self._work, self.has_ended = self._intent, None, None, True
         self._say(f"{intent.verb}: {outcome.text}")
         answer = Answer(text=outcome.text, exit_status=outcome.exit_status)
         intents.answer(self._rundir, intent, answer)

@@ -21,6 +21,7 @@ class Order:
     guests: Sequence[Guest] = ()  # those of this host
     only: str | None = None  # one of them, by name or pid; None: the whole host
     force: bool = False  # also where it does not fit
+    patience_s: float = 30.0  # with a guest, beside the time that copying takes
     sharing: Callable[[Guest], Sharing | None] = sharing_of
     is_wanted: Callable[[], bool] = lambda: True  # asked between two guests
     begin: Callable[[], None] = lambda: None  # called once, ksmd stopped and all still merged

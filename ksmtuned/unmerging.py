@@ -21,7 +21,7 @@ from ksmtuned.units import printable, size
 
 STEP_S = 0.2  # between two steps, where nothing else says
 _POLL_S = 0.05
-_GUEST_S, _GUEST_BYTES_PER_S = 30.0, 50 * 2**20  # a guest's time: a tenth of what copying takes
+_BYTES_PER_S = 50 * 2**20  # a guest has ten times as long as copying takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +175,7 @@ class _Work:
             self._go_on(f"{done} of {len(merged)} guests were done")
             count = f"guest {printable(guest.name)}, {done + 1} of {len(merged)}"
             yield from self._one_guest(guest, way, charge.bytes, count)
+            yield self._step(count)
 
     def _spare_bytes(self, charge: Charge) -> int:
         met = limits(self.host.tree, [charge], self.order.name_of)
@@ -191,7 +192,8 @@ class _Work:
     def _one_guest(self, guest: Guest, way: Sharing, need: int, count: str) -> Iterator[Step]:
         """Sharing off, wait until nothing of it is merged, on again: ksmd is stopped, so nothing
         is merged anew. A guest that fails is noted."""
-        deadline_s = time.monotonic() + _GUEST_S + need / _GUEST_BYTES_PER_S
+        patience_s = self.order.patience_s
+        deadline_s = time.monotonic() + patience_s + need / _BYTES_PER_S
         why = yield from self._call(lambda: way.off(guest), deadline_s, count)
         while why is None:
             # Only now: while the guest's madvise lasts, this file may keep its reader waiting.
@@ -201,7 +203,8 @@ class _Work:
             if time.monotonic() > deadline_s:
                 why = f"{size(left)} of it are still merged"
             yield self._step(count)
-        again = yield from self._call(lambda: way.on(guest), time.monotonic() + _GUEST_S, count)
+        deadline_s = time.monotonic() + patience_s
+        again = yield from self._call(lambda: way.on(guest), deadline_s, count)
         if again is not None and merged_bytes(self.host.tree, guest.pid) is not None:
             why = f"{why}; " if why else ""
             why += f"its sharing could not be switched on again: {again}"
