@@ -12,7 +12,6 @@ errand.json asks the daemon to stop at the next good moment.
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 
 from ksmtuned.errors import Busy, ExitStatus, Garbled, KsmtunedError, RunDirError
@@ -49,7 +48,7 @@ class Asked:
     """
 
     def __init__(self, rundir: RunDir, wish: Intent) -> None:
-        self._rundir, self._id = rundir, secrets.token_hex(8)
+        self._rundir, self._id = rundir, os.urandom(8).hex()
         for name in (INTENT, ERRAND):
             if rundir.is_locked(name):
                 raise Busy("another ksmtuned command waits for the daemon; try again afterwards")

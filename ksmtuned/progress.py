@@ -55,13 +55,14 @@ def end_bar() -> None:
 
 
 class Interrupts:
-    """Whether Ctrl-C or TERM came, for what must not be broken off just anywhere."""
+    """Whether Ctrl-C, TERM or HUP came, for what must not be broken off just anywhere."""
 
     def __init__(self) -> None:
         self.came = False
 
     def __enter__(self) -> Interrupts:
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

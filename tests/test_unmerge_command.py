@@ -227,6 +227,13 @@ def test_resume_ends_it_and_says_when_there_was_none(place: Workplace, merged: F
     assert merged.knob("run") == "1"
 
 
+def test_status_tells_of_it_also_without_a_daemon(place: Workplace, merged: FakeHost) -> None:
+    assert "hold" not in place.call("status").stdout
+    place.call("unmerge")
+    assert "hold      held since" in place.call("status").stdout
+    assert merged.knob("run") == "0"
+
+
 def test_a_reboot_ends_it(place: Workplace, merged: FakeHost) -> None:
     place.call("unmerge")
     merged.write("proc/sys/kernel/random/boot_id", BOOT_ID.replace("0", "1") + "\n")

@@ -184,6 +184,23 @@ def test_an_unmerge_that_was_asked_for_beats_a_foreign_value_of_run(
     assert merged.knob("run") == "0"
 
 
+def test_an_answer_that_cannot_be_written_does_not_break_the_hold(
+    place: Workplace, merged: FakeHost, launch: Launch
+) -> None:
+    daemon = launch()
+    daemon.start()
+    with asking(place) as asker:
+        with held(merged.ksm / "run"):
+            wait_for_work(place)
+            (place.run_dir / "outcome.json").mkdir()
+        wait_until(lambda: place.state()["phase"] == "hold", "the daemon holds")
+        assert any("outcome.json" in line for line in daemon.log)
+        asker.kill()
+    assert merged.knob("run") == "0"
+    (place.run_dir / "outcome.json").rmdir()
+    assert daemon.stop() == 0
+
+
 # -- refused -------------------------------------------------------------------------------------
 
 
@@ -456,6 +473,7 @@ def test_a_daemon_that_is_killed_half_way_is_told_and_the_next_one_holds(
         first.kill()
         status, said = end_of(asker)
         child.kill()
+        child.wait(PATIENCE_S)  # or its write, half killed, empties the plain file
     assert status == 1
     assert "the daemon ended before it was done" in said
     assert not (place.run_dir / "errand.json").exists()

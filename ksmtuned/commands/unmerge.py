@@ -14,7 +14,8 @@ from ksmtuned.errors import AlreadyRunning, ExitStatus, NotUnmerged
 from ksmtuned.guests.inventory import Inventory
 from ksmtuned.headroom import Headroom, Limit
 from ksmtuned.host.host import Host
-from ksmtuned.host.lease import Lease
+from ksmtuned.host.lease import PATIENCE_S as LEASE_PATIENCE_S
+from ksmtuned.host.lease import Lease, daemon_pid
 from ksmtuned.intents import Answer, Intent
 from ksmtuned.model import Guest
 from ksmtuned.need import Order, measure
@@ -62,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         return _foretell(host, order)
+    patience_s = 0.0 if daemon_pid(args.root) else LEASE_PATIENCE_S
     try:
-        with Lease(args.root):
+        with Lease(args.root, patience_s):
             answer = _unmerge_here(host, rundir, order)
     except AlreadyRunning:
         order.guest()  # say what is wrong with it before anybody is asked

@@ -15,7 +15,7 @@ from ksmtuned.errors import AlreadyRunning, KernelRefused, NoKsm
 from ksmtuned.host.ksm import FOLDER
 
 # `ksmtuned status` tries the lock for an instant, and a child of a killed daemon may still hold it.
-_PATIENCE_S = 1.0
+PATIENCE_S = 1.0
 
 
 class Lease:
@@ -24,7 +24,7 @@ class Lease:
     Errors: NoKsm, KernelRefused, AlreadyRunning.
     """
 
-    def __init__(self, root: Path, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, root: Path, patience_s: float = PATIENCE_S) -> None:
         self._fd = _open_folder(root)
         deadline = time.monotonic() + patience_s
         while not _try_lock(self._fd, fcntl.LOCK_EX):
