@@ -142,6 +142,13 @@ class NotUnmerged(KsmtunedError):
         super().__init__(f"not unmerged: {why}; merged pages stay merged")
 
 
+class SharingLeftOff(KsmtunedError):
+    """Guests that should be in KSM again, and may not be."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"sharing was not switched on again ({who}); do that by hand")
+
+
 class DoesNotFit(KsmtunedError):
     """Unmerging would need more memory than there is."""
 

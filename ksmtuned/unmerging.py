@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
-from ksmtuned.errors import ExitStatus, KsmtunedError, NotUnmerged, Withdrawn
+from ksmtuned.errors import ExitStatus, KsmtunedError, NotUnmerged, SharingLeftOff, Withdrawn
 from ksmtuned.host.charges import Charge, charges, limits, merged_bytes
 from ksmtuned.host.child import TellingChild
 from ksmtuned.host.host import Host
@@ -21,6 +22,7 @@ from ksmtuned.units import printable, size
 
 STEP_S = 0.2  # between two steps, where nothing else says
 _POLL_S = 0.05
+_SILENT = "no answer in time"
 _BYTES_PER_S = 50 * 2**20  # a guest has ten times as long as copying takes
 
 
@@ -88,6 +90,7 @@ class _Work:
     is_tried: bool = False  # run=2
     writes: list[Write] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # guests, and why
+    left_off: list[str] = field(default_factory=list)  # guests whose sharing is, or may be, off
 
     def run(self) -> Iterator[Step]:
         only = self.order.guest()
@@ -118,6 +121,8 @@ class _Work:
             text += f", {size(left)} still merged"
         if error is None and self.failed and (left or self.order.only):
             error = NotUnmerged("; ".join(self.failed))
+        if error is None and self.left_off:
+            error = SharingLeftOff("; ".join(self.left_off))
         if error is not None:
             text += f": {error}"
         text += "; ksmd stays stopped"
@@ -192,39 +197,37 @@ class _Work:
     def _one_guest(self, guest: Guest, way: Sharing, need: int, count: str) -> Iterator[Step]:
         """Sharing off, wait until nothing of it is merged, on again: ksmd is stopped, so nothing
         is merged anew. A guest that fails is noted."""
-        patience_s = self.order.patience_s
-        deadline_s = time.monotonic() + patience_s + need / _BYTES_PER_S
-        why = yield from self._call(lambda: way.off(guest), deadline_s, count)
-        while why is None:
-            # Only now: while the guest's madvise lasts, this file may keep its reader waiting.
-            left = merged_bytes(self.host.tree, guest.pid)
-            if not left:
-                break
-            if time.monotonic() > deadline_s:
-                why = f"{size(left)} of it are still merged"
-            yield self._step(count)
-        deadline_s = time.monotonic() + patience_s
-        again = yield from self._call(lambda: way.on(guest), deadline_s, count)
-        if again is not None and merged_bytes(self.host.tree, guest.pid) is not None:
-            why = f"{why}; " if why else ""
-            why += f"its sharing could not be switched on again: {again}"
+        deadline_s = time.monotonic() + self.order.patience_s + need / _BYTES_PER_S
+        what, why = yield from self._call(lambda: way.off(guest), deadline_s, count)
         if why is not None:
             self.failed.append(f"{printable(guest.name)}: {why}")
+            self.left_off += [self.failed[-1]] if why == _SILENT else []
+            return
+        # Only now: while the guest's madvise lasts, this file may keep its reader waiting.
+        while left := merged_bytes(self.host.tree, guest.pid):
+            if time.monotonic() > deadline_s:
+                self.failed.append(f"{printable(guest.name)}: {size(left)} of it are still merged")
+                break
+            yield self._step(count)
+        deadline_s = time.monotonic() + self.order.patience_s
+        _, why = yield from self._call(partial(_switch_on, way, guest, what), deadline_s, count)
+        if why is not None and merged_bytes(self.host.tree, guest.pid) is not None:
+            self.left_off.append(f"{printable(guest.name)}: {why}")
 
     def _call(
-        self, work: Callable[[], None], deadline_s: float, count: str
-    ) -> Generator[Step, None, str | None]:
-        """One call in a child. Returns what went wrong."""
+        self, work: Callable[[], str], deadline_s: float, count: str
+    ) -> Generator[Step, None, tuple[str, str | None]]:
+        """One call in a child. Returns what it returned, and what went wrong."""
         try:
             child = TellingChild(work)
         except OSError as error:  # no more processes or descriptors
-            return str(error)
+            return "", str(error)
         while not child.has_ended(_POLL_S):
             if time.monotonic() > deadline_s:
                 child.kill()
-                return "no answer in time"
+                return "", _SILENT
             yield self._step(count)
-        return child.failure()
+        return child.result()
 
     def _all_at_once(self) -> Iterator[Step]:
         self._go_on("the rest was not begun")
@@ -251,3 +254,8 @@ class _Work:
             return self.host.ksm.read()[0].saving_bytes
         except KsmtunedError:
             return 0
+
+
+def _switch_on(way: Sharing, guest: Guest, what: str) -> str:
+    way.on(guest, what)
+    return ""

@@ -35,7 +35,7 @@ class Monitor:
     obeys: bool = True  # false: says yes and does nothing, as QEMU 9.1.0
     error: str = ""
 
-    def off(self, guest: Guest) -> None:
+    def off(self, guest: Guest) -> str:
         self._note(f"off {guest.name} run={self.host.knob('run')}")
         if self.error:
             raise NoAnswer(self.error)
@@ -43,8 +43,10 @@ class Monitor:
             self.host.merge(guest.pid, pages=0)
             left = int(self.host.knob("pages_sharing")) - GUEST_PAGES
             self.host.set_knobs(pages_sharing=left)
+        return f"the RAM of {guest.name}"
 
-    def on(self, guest: Guest) -> None:
+    def on(self, guest: Guest, what: str) -> None:
+        assert what == f"the RAM of {guest.name}"
         self._note(f"on {guest.name}")
 
     def _note(self, line: str) -> None:
@@ -163,8 +165,21 @@ def test_a_guest_that_fails_is_left_to_run_2(bench: Bench) -> None:
     ways = {"vm1": bench.monitor(error="its monitor\nhangs"), "vm2": bench.monitor()}
     outcome = bench.run(bench.order(ways))
     assert "run: 0 -> 2" in map(str, outcome.writes)
-    assert "on vm1" in bench.diary
+    assert "on vm1" not in bench.diary  # whose way it was has seen to that
     assert "vm1: its monitor\\nhangs" in outcome.text
+
+
+def test_a_guest_whose_sharing_stays_off_is_told_though_all_was_given_back(bench: Bench) -> None:
+    class Forgetful(Monitor):
+        def on(self, guest: Guest, what: str) -> None:
+            raise NoAnswer(f"{what} is not to be found in {guest.pid}")
+
+    bench.fake.set_knobs(pages_sharing=GUEST_PAGES)
+    way = Forgetful(bench.fake, bench.place.folder / "diary")
+    outcome = bench.run(bench.order({"vm1": way}))
+    assert outcome.exit_status == 1
+    assert "3.9 MiB of 3.9 MiB given back: sharing was not switched on again" in outcome.text
+    assert "vm1: the RAM of vm1 is not to be found" in outcome.text
 
 
 def test_one_guest_that_says_yes_and_does_nothing_is_told(bench: Bench) -> None:
@@ -241,13 +256,14 @@ def test_without_a_hold_nothing_is_unmerged_and_ksmd_goes_on(bench: Bench) -> No
 
 def test_a_monitor_that_hangs_is_given_up(bench: Bench) -> None:
     class Hanging(Monitor):
-        def off(self, guest: Guest) -> None:
+        def off(self, guest: Guest) -> str:
             self._note(f"off {guest.name}")
             time.sleep(60)
+            return ""
 
     way = Hanging(bench.fake, bench.place.folder / "diary")
     started_s = time.monotonic()
     outcome = bench.run(bench.order({"vm1": way}, only="vm1", patience_s=0.3))
     assert "vm1: no answer in time" in outcome.text
-    assert bench.diary == ["off vm1", "on vm1"]
+    assert bench.diary == ["off vm1"]
     assert time.monotonic() - started_s < 10

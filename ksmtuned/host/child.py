@@ -14,7 +14,8 @@ from pathlib import Path
 from ksmtuned.errors import KernelRefused, KsmtunedError, WriterKilled
 from ksmtuned.units import printable
 
-_TEXT_BYTES = 2000  # of an error: fits into a pipe, whatever its size
+_TEXT_BYTES = 4000  # fits into a pipe, however small the kernel makes it
+_FAILED = b"failed: "
 
 
 class Child:
@@ -52,9 +53,9 @@ class Child:
 
 
 class TellingChild(Child):
-    """A child that does what may fail in many ways, and says so in words. Errors: OSError."""
+    """A child that tells in words what came of it, or went wrong. Errors: OSError."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], str]) -> None:
         self._reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             super().__init__(partial(_tell, work, writer))
@@ -70,22 +71,26 @@ class TellingChild(Child):
             os.kill(self._pid, signal.SIGKILL)
             self.has_ended(1.0)
 
-    def failure(self) -> str | None:
-        """Once it has ended: what went wrong, in one line; None: nothing."""
+    def result(self) -> tuple[str, str | None]:
+        """Once it has ended: what it returned, and what went wrong in one line (None: nothing)."""
         code = os.waitstatus_to_exitcode(self._status or 0)
+        text = b""
         with suppress(BlockingIOError):
-            if text := os.read(self._reader, _TEXT_BYTES):
-                return printable(text.decode(errors="replace"))
+            text = os.read(self._reader, len(_FAILED) + _TEXT_BYTES)
+        if text.startswith(_FAILED):
+            return "", printable(text.removeprefix(_FAILED).decode(errors="replace"))
         if code < 0:
-            return f"its child was killed by signal {-code}"
-        return f"its child ended with status {code}" if code else None
+            return "", f"its child was killed by signal {-code}"
+        if code > 0:
+            return "", f"its child ended with status {code}"
+        return text.decode(errors="surrogateescape"), None
 
 
-def _tell(work: Callable[[], None], writer: int) -> None:
+def _tell(work: Callable[[], str], writer: int) -> None:
     try:
-        work()
+        os.write(writer, work().encode(errors="surrogateescape")[:_TEXT_BYTES])
     except KsmtunedError as error:
-        os.write(writer, str(error).encode(errors="replace")[:_TEXT_BYTES])
+        os.write(writer, _FAILED + str(error).encode(errors="replace")[:_TEXT_BYTES])
 
 
 def _wait_for_end(pid: int, timeout_s: float) -> None:
