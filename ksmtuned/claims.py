@@ -40,6 +40,11 @@ class Claims:
         self._ours.clear()
         self._foreign.clear()
 
+    def forgo(self, control: str) -> None:
+        """It is moved past us for a while, on orders: nothing that it holds is news."""
+        for known in (self._ours, self._foreign, self._late):
+            known.pop(control, None)
+
     def notice(self, now: KsmStat, in_flight: Values) -> None:
         """Find what somebody else changed. in_flight: writes of ours that may land any moment."""
         self._is_unmerging &= now.value("run") == RUN_UNMERGE

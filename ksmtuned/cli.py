@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ksmtuned import __version__, rundir
-from ksmtuned.commands import config, guests, restore, run, share, status
+from ksmtuned.commands import config, guests, restore, resume, run, share, status, unmerge
 from ksmtuned.errors import ExitStatus, KsmtunedError, UsageError
 from ksmtuned.units import printable
 
@@ -22,6 +22,8 @@ VERBS: dict[str, ModuleType] = {
     "status": status,
     "guests": guests,
     "share": share,
+    "unmerge": unmerge,
+    "resume": resume,
     "restore": restore,
     "config": config,
 }

@@ -16,6 +16,7 @@ from ksmtuned import __version__, report
 from ksmtuned.comings import Comings
 from ksmtuned.config import Config, Locations, parse, read_sources
 from ksmtuned.engine import Engine
+from ksmtuned.errands import Errands
 from ksmtuned.errors import ConfigError, ExitStatus, Garbled, KsmtunedError
 from ksmtuned.events import Events
 from ksmtuned.guestlist import GuestTexts
@@ -50,6 +51,7 @@ class Daemon:
             beat=self._beat,
             write_wait_s=min(WAIT_S, watchdog / 4) if watchdog else WAIT_S,
         )
+        self._errands = Errands(self._engine, rundir, host.proc.boot_id(), self._log.say)
         self._last: Tick | None = None
         self._timer = Timer(self._interval_s())
         self._events: Events | None = None
@@ -126,7 +128,11 @@ class Daemon:
         troubles = [self._config_trouble] if self._config_trouble else []
         is_current = False
         try:
-            self._last = tick = self._engine.tick()
+            standing = self._errands.turn()
+            troubles += self._errands.troubles
+            if self._errands.has_ended:
+                must_publish, self._told_s = True, float("-inf")
+            self._last = tick = self._engine.tick(standing=standing)
         except KsmtunedError as error:
             troubles.append(str(error))
         else:
@@ -203,6 +209,7 @@ class Daemon:
         self._is_stopping = True
         self._notifier.stopping()
         try:
+            self._errands.finish(self._beat, time.sleep)
             written, refused = self._engine.leave(on_stop)
             self._rundir.remove(STATE)
         except KsmtunedError as error:

@@ -15,6 +15,7 @@ from ksmtuned.host.ksm import WAIT_S
 from ksmtuned.leave import all_but, leave, stop_ksmd, write_all
 from ksmtuned.model import (
     RUN_UNMERGE,
+    Decision,
     Guest,
     Refusal,
     Settings,
@@ -22,9 +23,11 @@ from ksmtuned.model import (
     Tick,
     Write,
 )
+from ksmtuned.need import Order
 from ksmtuned.originals import Originals
 from ksmtuned.plan import also_changed, plan
 from ksmtuned.policies import build
+from ksmtuned.unmerging import Unmerging, unmerging
 
 _GUESTS_S = 0.4  # how old the list of guests may be while ticks are shorter
 
@@ -111,20 +114,40 @@ class Engine:
         """What somebody else changed is ours again; but for an unmerge, which is never broken."""
         self._claims.take_back()
 
-    def tick(self, *, dry_run: bool = False, is_alone: bool = False) -> Tick:
+    def unmerge(self, order: Order) -> Unmerging:
+        """Give merged pages their own memory back; `run` is moved past the policy meanwhile.
+
+        order: its guests are those of the last look.
+        """
+        self._guests_seen, self._guests_s = self._inventory.read(), time.monotonic()
+
+        def begin() -> None:
+            self._claims.forgo("run")
+            order.begin()
+
+        ours = replace(order, guests=self._guests_seen, beat=self._beat, begin=begin)
+        is_foreign = "run" in self._claims.left_alone()
+        outcome = yield from unmerging(self._host, self._originals, ours)
+        if outcome.is_begun or not is_foreign:
+            self._claims.forgo("run")
+        return outcome
+
+    def tick(
+        self, *, dry_run: bool = False, is_alone: bool = False, standing: Decision | None = None
+    ) -> Tick:
         """One turn. A refused write is part of the answer, not an error.
 
         is_alone: no daemon will follow, so nothing is left that needs one.
+        standing: what is decided already, and stands in for the policy; then nothing but its
+        settings is written, and the policy begins afresh afterwards.
         Errors: NoKsm, Garbled, KernelRefused (the host cannot be read), RunDirError (the first
         values cannot be saved: nothing was written).
         """
         now = self._snapshot()
-        if is_alone and self._policy.needs_daemon:
-            decision = self._policy.unattended(now)
-        else:
-            decision, self._past = self._policy.decide(now, self._past)
+        if standing is not None:
+            self._past = self._policy.start()  # what it knew of the merged pages is past
+        decision = standing or self._decide(now, is_alone)
         self._is_hasty = (decision.next_tick_s or _GUESTS_S) < _GUESTS_S
-        decision = replace(decision, settings=self._with_controls(decision.settings))
         in_flight = self._host.ksm.in_flight()
         self._claims.notice(now.ksm, in_flight)
         self._stuck = {
@@ -162,7 +185,18 @@ class Engine:
             left = self._stop_ksmd() if self._policy.needs_daemon else ((), ())
             self._originals.keep_only(())
             return left
-        return leave(self._host, self._originals, on_stop, self._claims.left_alone(), self._beat)
+        left_alone = self._claims.left_alone()
+        return leave(
+            self._host, self._originals, on_stop, left_alone, self._beat, self._guests_seen
+        )
+
+    def _decide(self, now: Snapshot, is_alone: bool) -> Decision:
+        """The policy's word, and what the configuration adds to it."""
+        if is_alone and self._policy.needs_daemon:
+            decision = self._policy.unattended(now)
+        else:
+            decision, self._past = self._policy.decide(now, self._past)
+        return replace(decision, settings=self._with_controls(decision.settings))
 
     def _apply(
         self, now: Snapshot, wanted: Settings, writes: Sequence[Write]
@@ -174,7 +208,10 @@ class Engine:
         self._stuck |= {c: r for c, r in failed.items() if c in self._orders.controls}
         self._claims.remember(now.ksm, wanted, (*refused, *self._stuck.values()))
         self._claims.expect(self._host.ksm.in_flight())
-        self._give_back = {c: v for c, v in self._give_back.items() if c in failed}
+        asked = wanted.wanted()
+        self._give_back = {
+            c: v for c, v in self._give_back.items() if c in failed or c not in asked
+        }
         return refused
 
     def _stop_ksmd(self) -> tuple[tuple[Write, ...], tuple[Refusal, ...]]:

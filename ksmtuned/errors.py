@@ -186,6 +186,13 @@ class NotUnmerged(KsmtunedError):
         super().__init__(f"not unmerged: {why}; merged pages stay merged")
 
 
+class SharingLeftOff(KsmtunedError):
+    """Guests that should be in KSM again, and may not be."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"sharing was not switched on again ({who}); do that by hand")
+
+
 class DoesNotFit(KsmtunedError):
     """Unmerging would need more memory than there is."""
 
@@ -196,12 +203,38 @@ class DoesNotFit(KsmtunedError):
         )
 
 
+class LimitTooLow(KsmtunedError):
+    """A cgroup's memory limit leaves too little room for the copies that are charged to it."""
+
+    def __init__(self, whose: str, path: Path, need_bytes: int, room_bytes: int) -> None:
+        super().__init__(
+            printable(
+                f"not unmerged: {whose}: that needs {size(need_bytes)}, and {path} leaves only "
+                f"{size(room_bytes)}; merged pages stay merged; raise that limit first"
+            )
+        )
+
+
 class WriterKilled(KsmtunedError):
     """The child that wrote was killed: out of memory, most likely (mm/ksm.c, run=2)."""
 
     def __init__(self, path: Path, tried: int | str, signal_number: int) -> None:
         text = f"{path}: the writer was killed by signal {signal_number} (tried {tried})"
         super().__init__(printable(text))
+
+
+class Withdrawn(KsmtunedError):
+    """Whoever asked for it wants it no more."""
+
+
+class NoAnswer(KsmtunedError):
+    """The daemon did not do, or did not tell, what it was asked for."""
+
+
+class Busy(KsmtunedError):
+    """Somebody else is at it."""
+
+    exit_status = ExitStatus.ALREADY_RUNNING
 
 
 class WriteNotTaken(KsmtunedError):

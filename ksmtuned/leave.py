@@ -9,10 +9,12 @@ from dataclasses import replace
 from ksmtuned.errors import KsmtunedError, NotUnmerged, WriteBlocked
 from ksmtuned.host.host import Host
 from ksmtuned.host.ksm import WAIT_S
-from ksmtuned.host.unmerge import check_headroom, unmerge
-from ksmtuned.model import RUN_STOP, RUN_UNMERGE, Refusal, Settings, Write
+from ksmtuned.host.unmerge import UNMERGE
+from ksmtuned.model import RUN_STOP, Guest, Refusal, Settings, Write
+from ksmtuned.need import Order
 from ksmtuned.originals import Originals
 from ksmtuned.plan import plan
+from ksmtuned.unmerging import drive, unmerging
 
 # ksmd's batch may be long; systemd is told to be patient meanwhile.
 _PATIENCE_S = 30.0
@@ -22,9 +24,15 @@ Done = tuple[tuple[Write, ...], tuple[Refusal, ...]]
 
 
 def leave(
-    host: Host, originals: Originals, on_stop: str, left_alone: Collection[str], beat: Beat
+    host: Host,
+    originals: Originals,
+    on_stop: str,
+    left_alone: Collection[str],
+    beat: Beat,
+    guests: Sequence[Guest] = (),
 ) -> Done:
-    """Restore, keep, stop or unmerge. Controls in `left_alone` are somebody else's.
+    """Restore, keep, stop or unmerge. Controls in `left_alone` are somebody else's; `guests` may
+    be unmerged one by one.
 
     `beat` is called again and again while that takes its time. Returns what was written and what
     was refused; the latter is still noted, for `ksmtuned restore`.
@@ -36,7 +44,8 @@ def leave(
     if on_stop in ("stop", "unmerge"):
         done, refused = stop_ksmd(host, originals, left_alone, beat)
         if on_stop == "unmerge":
-            act, failed = _unmerge(host, originals, left_alone, bool(refused), beat)
+            order = Order(guests=guests, beat=beat)
+            act, failed = _unmerge(host, originals, left_alone, bool(refused), order)
             done, refused = done + act, refused + failed
         if not any(refusal.write.control == "run" for refusal in refused):
             originals.forget("run")
@@ -125,22 +134,13 @@ def _land(host: Host, beat: Beat) -> None:
 
 
 def _unmerge(
-    host: Host, originals: Originals, left_alone: Collection[str], is_running: bool, beat: Beat
+    host: Host, originals: Originals, left_alone: Collection[str], is_running: bool, order: Order
 ) -> Done:
-    act = Write("run", RUN_STOP, RUN_UNMERGE)
-    now = host.snapshot()
-    try:
-        if "run" in left_alone:
-            raise NotUnmerged("run is somebody else's")
-        if is_running:
-            raise NotUnmerged("ksmd could not be stopped")
-        if now.ksm.pages_sharing is None:
-            raise NotUnmerged("pages_sharing cannot be read, so the need is not known")
-        if now.ksm.saving_bytes == 0:
-            return (), ()
-        check_headroom(now)
-        originals.note([act])
-        unmerge(host, beat, 1.0)
-    except KsmtunedError as error:
-        return (), (Refusal(act, error),)
-    return (act,), ()
+    """Without a hold: whoever starts a daemon again wants its policy."""
+    if "run" in left_alone:
+        return (), (Refusal(UNMERGE, NotUnmerged("run is somebody else's")),)
+    if is_running:
+        return (), (Refusal(UNMERGE, NotUnmerged("ksmd could not be stopped")),)
+    outcome = drive(unmerging(host, originals, order), order.beat, time.sleep)
+    refused = (Refusal(UNMERGE, outcome.error),) if outcome.error else ()
+    return outcome.writes, refused

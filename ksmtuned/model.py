@@ -176,6 +176,8 @@ class Phase(StrEnum):
     SETTLE = "settle"  # stopped while new memory still fills
     BURST = "burst"  # scanning at the budget's pace
     WATCH = "watch"  # stopped until something changes
+    UNMERGE = "unmerge"  # merged pages get their own memory back
+    HOLD = "hold"  # stopped until somebody says `ksmtuned resume`
 
 
 class Code(StrEnum):
@@ -195,6 +197,8 @@ class Code(StrEnum):
     ADVISOR_START = "advisor-start"
     ADVISOR_RESTART = "advisor-restart"  # it has stalled
     NO_ADVISOR = "no-advisor"  # this kernel has none: a constant pace instead
+    UNMERGE = "unmerge"
+    HOLD = "hold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

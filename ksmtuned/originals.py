@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,14 @@ class Originals:
     def forget(self, control: str) -> None:
         """This one is not to be given back."""
         self._controls.pop(control, None)
+
+    def rebase(self, control: str, first: int | str) -> None:
+        """Give this back from now on, not what the control held before us. Errors: RunDirError."""
+        entry = self._controls.get(control)
+        if entry is not None and entry.first != first:
+            rebased = {**self._controls, control: replace(entry, first=first)}
+            self._save(rebased)
+            self._controls = rebased
 
     def keep_only(self, controls: Sequence[str]) -> None:
         """Forget all but these (they could not be restored yet); no file if none is left.

@@ -29,20 +29,48 @@ def wait_for_burst(engine: Engine) -> Tick:
                 return tick
             time.sleep(tick.decision.next_tick_s or _BEFORE_S)
     finally:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+        end_bar()
         engine.halt()
         signal.signal(signal.SIGTERM, before)
 
 
 def _show(tick: Tick) -> None:
-    """One line that is written over, where somebody looks on."""
+    text = f"{report.saving(tick.now.ksm)} saved; {tick.decision.reason}"
+    show_bar(text, tick.decision.progress or 0.0)
+
+
+def show_bar(text: str, progress: float) -> None:
+    """One line that is written over, where somebody looks on. progress: 0 to 1."""
     if not sys.stderr.isatty():
         return
-    done = round((tick.decision.progress or 0.0) * _WIDTH)
+    done = round(progress * _WIDTH)
     bar = "#" * done + "." * (_WIDTH - done)
-    text = f"[{bar}] {report.saving(tick.now.ksm)} saved; {tick.decision.reason}"
-    print(f"\r\x1b[K{printable(text)[:110]}", end="", file=sys.stderr, flush=True)
+    print(f"\r\x1b[K{printable(f'[{bar}] {text}')[:110]}", end="", file=sys.stderr, flush=True)
+
+
+def end_bar() -> None:
+    """What is printed next gets a line of its own."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+class Interrupts:
+    """Whether Ctrl-C, TERM or HUP came, for what must not be broken off just anywhere."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> Interrupts:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        self.came = True
 
 
 def _interrupt(*_: object) -> None:

@@ -180,6 +180,21 @@ class FakeHost:
         rss_pages, start = int(fields[RSS - 3]), int(fields[START - 3])
         self._write_process(pid, comm, rss_pages, start, [f"/usr/bin/{comm}"])
 
+    def merge(self, pid: int, *, pages: int, zero_pages: int = 0) -> None:
+        """So many of a process's pages are merged, as its ksm_stat says."""
+        lines = ["ksm_rmap_items 9", f"ksm_zero_pages {zero_pages}", f"ksm_merging_pages {pages}"]
+        lines += ["ksm_process_profit -7", "ksm_merge_any: no", "ksm_mergeable: yes"]
+        self.write(f"proc/{pid}/ksm_stat", "\n".join(lines) + "\n")
+        self.write(f"proc/{pid}/ksm_merging_pages", f"{pages}\n")
+
+    def limit(self, pid: int, *, room_bytes: int, above: int = 0) -> Path:
+        """Give the process's cgroup, or one so many steps above, a limit. Returns its file."""
+        cgroup = (self.root / f"proc/{pid}/cgroup").read_text().rpartition("::/")[2].strip()
+        parts = cgroup.split("/")
+        folder = "/".join(("sys/fs/cgroup", *parts[: len(parts) - above]))
+        self.write(f"{folder}/memory.current", f"{2**30}\n")
+        return self.write(f"{folder}/memory.max", f"{2**30 + room_bytes}\n")
+
     def remove_process(self, pid: int) -> None:
         """The process is gone."""
         shutil.rmtree(self.root / f"proc/{pid}", ignore_errors=True)

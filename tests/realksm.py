@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -53,8 +53,8 @@ class RealKsm:
         return {name: self.read(name) for name in CONTROLS if (KSM / name).exists()}
 
     @contextmanager
-    def tenants(self, count: int, *, pages: int, is_full: bool = True) -> Iterator[None]:
-        """Processes with that many mergeable pages each, filled and waiting.
+    def tenants(self, count: int, *, pages: int, is_full: bool = True) -> Iterator[list[int]]:
+        """Processes with that many mergeable pages each, filled and waiting; their pids.
 
         is_full: write whole pages; else only their first bytes (quicker for gigabytes).
         """
@@ -67,7 +67,7 @@ class RealKsm:
             for process in processes:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
-            yield
+            yield [process.pid for process in processes]
         finally:
             for process in processes:
                 process.communicate()
@@ -82,6 +82,55 @@ class RealKsm:
         self.write("run", 0)
         for name, value in before.items():
             self.write(name, value)
+
+
+@contextmanager
+def limited(pids: list[int], most_bytes: int) -> Iterator[Path]:
+    """What these processes take from now on is charged to a cgroup with that limit; its file."""
+    for mount, limit in (
+        (Path("/sys/fs/cgroup"), "memory.max"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    ):
+        folder = mount / f"ksmtuned-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            if not (folder / limit).exists():
+                continue
+            (folder / limit).write_text(f"{most_bytes}\n")
+            before = [_cgroup_of(pid, mount) for pid in pids]
+            for pid in pids:
+                (folder / "cgroup.procs").write_text(f"{pid}\n")
+            try:
+                yield folder / limit
+            finally:
+                for pid, home in zip(pids, before, strict=True):
+                    with suppress(ProcessLookupError):
+                        (home / "cgroup.procs").write_text(f"{pid}\n")
+            return
+        finally:
+            _remove_cgroup(folder)
+    pytest.skip("live: no cgroup with a memory limit can be made here")
+
+
+def _cgroup_of(pid: int, mount: Path) -> Path:
+    controller = "memory" if mount.name == "memory" else ""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            return mount / path.lstrip("/")
+    raise AssertionError(f"pid {pid} is in no cgroup below {mount}")
+
+
+def _remove_cgroup(folder: Path) -> None:
+    def is_gone() -> bool:
+        with suppress(OSError):  # busy for a moment after its last process
+            folder.rmdir()
+        return not folder.exists()
+
+    wait_until(is_gone, f"{folder} removed", 10)
 
 
 def ksmd_cpu_ns() -> int:

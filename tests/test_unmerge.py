@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from daemon_under_test import Daemon
@@ -11,40 +12,51 @@ from fakehost import FakeHost
 from snapshots import GIB, QUIET
 from workplace import Workplace
 
-from ksmtuned.errors import DoesNotFit
-from ksmtuned.host.unmerge import check_headroom
-from ksmtuned.model import Snapshot
-from ksmtuned.units import PAGE_BYTES
+from ksmtuned.errors import DoesNotFit, LimitTooLow
+from ksmtuned.headroom import Headroom, Limit, headroom
 
 
-def merged(saved_bytes: int, available_bytes: int, swap_free_bytes: int = 0) -> Snapshot:
-    """A host of 64 GiB."""
-    return replace(
-        QUIET,
-        ksm=replace(QUIET.ksm, pages_sharing=saved_bytes // PAGE_BYTES),
-        meminfo=replace(
-            QUIET.meminfo, available_bytes=available_bytes, swap_free_bytes=swap_free_bytes
-        ),
+def host_of_64_gib(need_bytes: int, available_bytes: int, swap_free_bytes: int = 0) -> Headroom:
+    meminfo = replace(
+        QUIET.meminfo, available_bytes=available_bytes, swap_free_bytes=swap_free_bytes
     )
+    return headroom(meminfo, need_bytes)
+
+
+def limit(whose: str, need_bytes: int, room_bytes: int) -> Limit:
+    path = Path(f"/cgroup/{whose}/memory.max")
+    return Limit(path=path, whose=whose, need_bytes=need_bytes, room_bytes=room_bytes)
 
 
 def test_what_fits_with_room_to_spare_is_allowed() -> None:
-    check_headroom(merged(10 * GIB, 12 * GIB))
+    host_of_64_gib(10 * GIB, 12 * GIB).check()
 
 
 def test_what_would_just_fit_is_refused_with_the_figures() -> None:
     with pytest.raises(DoesNotFit, match=r"needs 10\.0 GiB and 1\.3 GiB to spare.*only 11\.0 GiB"):
-        check_headroom(merged(10 * GIB, 11 * GIB))
+        host_of_64_gib(10 * GIB, 11 * GIB).check()
 
 
 def test_swap_counts_as_room() -> None:
-    check_headroom(merged(10 * GIB, 8 * GIB, swap_free_bytes=4 * GIB))
+    host_of_64_gib(10 * GIB, 8 * GIB, swap_free_bytes=4 * GIB).check()
 
 
-def test_zero_pages_need_room_too() -> None:
-    now = merged(0, 5 * GIB)
-    with pytest.raises(DoesNotFit):
-        check_headroom(replace(now, ksm=replace(now.ksm, ksm_zero_pages=6 * GIB // PAGE_BYTES)))
+def test_nothing_merged_always_fits() -> None:
+    host_of_64_gib(0, 0).check()
+
+
+def test_a_limit_without_room_is_refused_with_its_name_and_figures() -> None:
+    need = replace(host_of_64_gib(GIB, 60 * GIB), limits=(limit("vm1", GIB, GIB // 2),))
+    with pytest.raises(
+        LimitTooLow, match=r"vm1: .*1\.0 GiB.*vm1/memory.max leaves only 512\.0 MiB"
+    ):
+        need.check()
+
+
+def test_of_two_limits_without_room_the_tightest_is_told() -> None:
+    limits = (limit("a", 5, 4), limit("b", 90, 10), limit("c", 1, 10))
+    need = replace(host_of_64_gib(GIB, 60 * GIB), limits=limits)
+    assert [str(problem).split(": ")[1] for problem in need.problems] == ["b", "a"]
 
 
 def stopped(place: Workplace, launch: Callable[..., Daemon], *, status: int = 0) -> str:
@@ -64,6 +76,7 @@ def test_on_stop_unmerge_leaves_ksmd_stopped_and_the_pace_restored(
     said = stopped(place, launch)
     assert (host.knob("run"), host.knob("pages_to_scan")) == ("0", "77")
     assert "run: 0 -> 2" in said
+    assert not (place.run_dir / "hold").exists()
 
 
 def test_on_stop_unmerge_that_does_not_fit_only_stops_ksmd(
@@ -73,4 +86,17 @@ def test_on_stop_unmerge_that_does_not_fit_only_stops_ksmd(
     said = stopped(place, launch, status=1)
     assert host.knob("run") == "0"
     assert "not unmerged" in said
+    assert "run: 0 -> 2" not in said
+
+
+def test_on_stop_unmerge_that_a_guests_limit_forbids_only_stops_ksmd(
+    place: Workplace, host: FakeHost, launch: Callable[..., Daemon]
+) -> None:
+    host.set_knobs(pages_sharing=1000)
+    host.add_guest(4000, name="tight")
+    host.merge(4000, pages=1000)
+    host.limit(4000, room_bytes=1000)
+    said = stopped(place, launch, status=1)
+    assert host.knob("run") == "0"
+    assert "guest tight (pid 4000)" in said
     assert "run: 0 -> 2" not in said

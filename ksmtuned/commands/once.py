@@ -8,7 +8,7 @@ import shlex
 import sys
 from contextlib import nullcontext
 
-from ksmtuned import report
+from ksmtuned import hold, report
 from ksmtuned.config import Locations, load
 from ksmtuned.engine import Engine
 from ksmtuned.host.host import Host
@@ -33,10 +33,12 @@ def run(args: argparse.Namespace) -> int:
         # A dry run writes nothing, so it needs no first values: an ordinary user may not read them.
         originals = Originals(rundir, boot_id) if args.dry_run else Originals.load(rundir, boot_id)
         engine = Engine(host, orders_of(config.settings), originals)
-        if args.wait and not args.dry_run:
+        held = hold.load(rundir, boot_id)
+        if args.wait and not args.dry_run and held is None:
             tick = wait_for_burst(engine)
         else:
-            tick = engine.tick(dry_run=args.dry_run, is_alone=True)
+            standing = held.decision() if held else None
+            tick = engine.tick(dry_run=args.dry_run, is_alone=True, standing=standing)
     if args.json:
         about = {"dry_run": args.dry_run}
         print(

@@ -7,8 +7,8 @@ import json
 import time
 from typing import Any
 
-from ksmtuned import report
-from ksmtuned.errors import ExitStatus, Garbled, KernelRefused
+from ksmtuned import hold, report
+from ksmtuned.errors import ExitStatus, Garbled, KernelRefused, KsmtunedError
 from ksmtuned.host.host import Host
 from ksmtuned.host.lease import is_held
 from ksmtuned.model import Snapshot
@@ -31,12 +31,14 @@ def run(args: argparse.Namespace) -> int:
     """Errors: NoKsm, Garbled."""
     host = Host(args.root)
     now = host.snapshot()
-    state, why_not = _state(RunDir(args.run_dir))
+    rundir = RunDir(args.run_dir)
+    state, why_not = _state(rundir)
     running = is_held(args.root)
     if args.json:
         print(json.dumps(_json(now, state, why_not) | {"running": running}))
     else:
-        print("\n".join(printable(line) for line in _lines(now, state, why_not, running)))
+        lines = [*_lines(now, state, why_not, running), *_hold(rundir, host.proc.boot_id())]
+        print("\n".join(map(printable, lines)))
     return ExitStatus.DONE
 
 
@@ -49,6 +51,14 @@ def _state(rundir: RunDir) -> tuple[dict[str, Any] | None, str]:
         return None, f"not readable: {error}, or as a member of group ksmtuned"
     except Garbled as error:
         return None, f"not readable: {error}"
+
+
+def _hold(rundir: RunDir, boot_id: str) -> list[str]:
+    try:
+        held = hold.load(rundir, boot_id)
+    except KsmtunedError as error:
+        return [f"trouble   {error}"]
+    return [f"hold      {held.reason}"] if held else []
 
 
 def _json(now: Snapshot, state: dict[str, Any] | None, why_not: str) -> dict[str, Any]:

@@ -7,9 +7,15 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from ksmtuned.errors import KernelRefused, WriterKilled
+from ksmtuned.errors import KernelRefused, KsmtunedError, WriterKilled
+from ksmtuned.units import printable
+
+_TEXT_BYTES = 4000  # fits into a pipe, however small the kernel makes it
+_FAILED = b"failed: "
 
 
 class Child:
@@ -44,6 +50,47 @@ class Child:
             raise WriterKilled(path, tried, -code)
         if code > 0:
             raise KernelRefused(path, code, tried)
+
+
+class TellingChild(Child):
+    """A child that tells in words what came of it, or went wrong. Errors: OSError."""
+
+    def __init__(self, work: Callable[[], str]) -> None:
+        self._reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            super().__init__(partial(_tell, work, writer))
+        finally:
+            os.close(writer)
+
+    def __del__(self) -> None:
+        os.close(self._reader)
+
+    def kill(self) -> None:
+        """End it, whatever it does: it has taken too long."""
+        if self._status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            self.has_ended(1.0)
+
+    def result(self) -> tuple[str, str | None]:
+        """Once it has ended: what it returned, and what went wrong in one line (None: nothing)."""
+        code = os.waitstatus_to_exitcode(self._status or 0)
+        text = b""
+        with suppress(BlockingIOError):
+            text = os.read(self._reader, len(_FAILED) + _TEXT_BYTES)
+        if text.startswith(_FAILED):
+            return "", printable(text.removeprefix(_FAILED).decode(errors="replace"))
+        if code < 0:
+            return "", f"its child was killed by signal {-code}"
+        if code > 0:
+            return "", f"its child ended with status {code}"
+        return text.decode(errors="surrogateescape"), None
+
+
+def _tell(work: Callable[[], str], writer: int) -> None:
+    try:
+        os.write(writer, work().encode(errors="surrogateescape")[:_TEXT_BYTES])
+    except KsmtunedError as error:
+        os.write(writer, _FAILED + str(error).encode(errors="replace")[:_TEXT_BYTES])
 
 
 def _wait_for_end(pid: int, timeout_s: float) -> None:

@@ -30,7 +30,7 @@ class Host:
         if not is_folder:
             raise UsageError(f"--root {printable(str(root))}: no such folder")
         self.root = root
-        tree = Tree(root)
+        self.tree = tree = Tree(root)
         self.ksm = Ksm(tree)
         self.proc = Proc(tree)
         self.processes = Processes(tree)
