@@ -187,7 +187,9 @@ class Adaptive:
         cost_s = here.cpu_s - past.begun.cpu_s
         what = "look inside" if past.is_probe else "burst"
         found = f"the last {what} saved {size(saved)} for {cost_s:.1f} CPU s"
-        if not past.is_again and not laps.is_lapped(past.grew, here, past, laps=2):
+        is_nothing_new = past.met_pages * PAGE_BYTES < NOISE_BYTES
+        is_once = is_nothing_new and not laps.is_lapped(past.grew, here, past, laps=2)
+        if is_once and not past.is_again:
             # One lap was enough, as nothing new was met. What had changed by then may be calm
             # now. A skipped page counts as volatile, too (mm/ksm.c takes it out of its tree).
             skipped = rates.skipped(past.begun, here)
