@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 from fakehost import FakeHost
+from workplace import wait_until
 
 from ksmtuned.guests.details import LEAST, Rotation
 from ksmtuned.guests.inventory import Inventory
@@ -197,3 +200,23 @@ def test_a_thousand_guests_cost_one_read_each_and_a_few_more(fake: FakeHost) -> 
     for _ in range(100):
         found = [guest.details.merging_pages for guest in guests.read()]
     assert all(found)
+
+
+# -- on this machine -------------------------------------------------------------------------------
+
+
+def test_a_thread_is_mapped_to_its_process() -> None:
+    """KVM's events name the thread that created the machine, which need not be the first."""
+    processes, found = Host(Path("/")).processes, []
+
+    def look() -> None:
+        found.append((threading.get_native_id(), processes.process_of(threading.get_native_id())))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    ((thread_id, process),) = found
+    assert thread_id != os.getpid()
+    assert process == os.getpid()
+    wait_until(lambda: processes.process_of(thread_id) is None, "the thread's end")
+    assert processes.uid(os.getpid()) == os.getuid()

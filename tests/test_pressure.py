@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 from errno import EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from fakehost import FakeHost
+from workplace import wait_until
 
 from ksmtuned.errors import KernelRefused
 from ksmtuned.events import Events
 from ksmtuned.host.host import Host
 from ksmtuned.triggers.psi import THRESHOLDS, Pressures
+from ksmtuned.triggers.trial import PAUSE_S
 
 _BUSY = "import time\nend = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass"
 
@@ -38,6 +41,12 @@ class Kernel:
 
     def press(self, resource: str) -> None:
         self.ours[resource].send(b"!", socket.MSG_OOB)
+
+    def break_all(self) -> None:
+        for end in self.ours.values():
+            at_once = struct.pack("ii", 1, 0)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)  # close() resets it
+            end.close()
 
     def close(self) -> None:
         for end in self.ours.values():
@@ -170,3 +179,33 @@ class _Poll:
 
     def register(self, thing: int, _: int) -> None:
         self._registered.append(thing)
+
+
+def listening(kernel: Kernel) -> tuple[Events, select.poll]:
+    """This machine's events, with pressure that a test can make."""
+    host = Host(Path("/"))
+    host.pressure = kernel  # type: ignore[assignment]  # opens what the kernel would
+    events = Events(host, no_probe, lambda _: None)
+    poll = select.poll()
+    events.register(poll, is_scanning=True)
+    return events, poll
+
+
+def test_pressure_is_worth_a_look_at_once_and_the_next_one_a_little_later() -> None:
+    kernel = Kernel()
+    events, poll = listening(kernel)
+    events.take([])
+    kernel.press("memory")
+    ready = poll.poll(1000)
+    assert events.take(ready)
+    assert not events.take(ready)  # still under pressure: not again at once
+    assert 0 < (events.remaining_s() or 0) <= PAUSE_S
+    kernel.close()
+
+
+def test_a_threshold_that_broke_does_not_keep_the_daemon_awake() -> None:
+    kernel = Kernel()
+    events, poll = listening(kernel)
+    kernel.break_all()  # POLLERR and POLLHUP, for ever
+    wait_until(lambda: bool(poll.poll(0)), "poll reports it")
+    wait_until(lambda: not events.take(poll.poll(0)) and not poll.poll(0), "poll is quiet", 5)

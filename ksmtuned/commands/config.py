@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 from ksmtuned.config import Config, Locations, load
-from ksmtuned.config_import import import_file
-from ksmtuned.config_text import show
 from ksmtuned.errors import ExitStatus, UsageError
 from ksmtuned.units import printable
 
@@ -41,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(
                 "config import: which file? Try: ksmtuned config import /etc/ksmtuned.conf"
             )
+        from ksmtuned.config_import import import_file  # the daemon loads this module, not that
+
         _write(import_file(args.file))
         return ExitStatus.DONE
     if args.file is not None:
@@ -49,8 +49,14 @@ def run(args: argparse.Namespace) -> int:
             f"ksmtuned config {args.action} --config {printable(str(args.file))}"
         )
     config = load(Locations.of(args.config, args.config_dir or ()))
-    _write(show(config) if args.action == "show" else _verdict(config))
+    _write(_shown(config) if args.action == "show" else _verdict(config))
     return ExitStatus.DONE
+
+
+def _shown(config: Config) -> str:
+    from ksmtuned.config_text import show  # not for the daemon either
+
+    return show(config)
 
 
 def _verdict(config: Config) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from realksm import RealKsm
 from realkvm import guest, need_kvm
 from workplace import Workbench, wait_until
 
+from ksmtuned.host.host import Host
+from ksmtuned.host.process import ProcessKsm
 from ksmtuned.units import PAGE_BYTES
 
 pytestmark = pytest.mark.live
@@ -73,3 +77,23 @@ def test_what_a_real_qemu_was_started_with_is_told(bench: Workbench) -> None:
         "kept-out": (False, "started with mem-merge=off", "off"),
         "shared": (False, "shared memory (memory-backend-memfd)", "off"),
     }
+
+
+@pytest.mark.usefixtures("real_ksm")
+def test_one_s_own_memory_is_seen_when_it_is_offered() -> None:
+    """By the real ksm_stat of this kernel; needs no right but one's own."""
+    processes = Host(Path("/")).processes
+
+    def figures() -> ProcessKsm:
+        found = processes.ksm(os.getpid(), processes.ksm_stat(os.getpid()).read())
+        assert found is not None
+        return found
+
+    if figures().mergeable is None:
+        pytest.skip("this kernel does not say (before 6.14)")
+    before = figures().mergeable
+    with mmap.mmap(-1, 16 * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_MERGEABLE)
+        assert figures().mergeable is True
+        memory.madvise(mmap.MADV_UNMERGEABLE)
+        assert figures().mergeable is before
