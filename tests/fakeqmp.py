@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class FakeQemu:
         (self.proc / "root").symlink_to(self.folder)
         (self.proc / "cwd").symlink_to(self.folder / "run")
         self.show_ksm(MERGED, "yes")
+        (self.proc / "smaps").write_text(smaps([True] * 3))
 
     def show_ksm(self, merging: int, mergeable: str) -> None:
         """What the kernel tells of it."""
@@ -54,6 +55,13 @@ class FakeQemu:
     def has_heard(self) -> bool:
         """Was anything at all said to it?"""
         return (self.folder / "heard").exists()
+
+
+def smaps(offered: Iterable[bool]) -> str:
+    """A mapping of RAM_BYTES for each backend, with flag mg if it is offered to KSM."""
+    flags = (f"rd wr mr mw me {'mg' if is_offered else 'nh'}" for is_offered in offered)
+    size = f"Size:           {RAM_BYTES // 1024:>8} kB\nKernelPageSize:        4 kB\n"
+    return "".join(f"7f00-7f01 rw-p 0 00:00 0\n{size}VmFlags: {words} \n" for words in flags)
 
 
 def ksm_stat(merging: int, mergeable: str) -> str:
@@ -161,6 +169,7 @@ class _Server:
             is_on = any(self.merge.values())
             stat = ksm_stat(MERGED if is_on else 0, "yes" if is_on else "no")
             (self._proc / "ksm_stat").write_text(stat)
+            (self._proc / "smaps").write_text(smaps(self.merge.values()))
         return {"return": {}}
 
     @property

@@ -34,8 +34,8 @@ class LibvirtMonitor:
         self._libvirt.registerErrorHandler(lambda *_: None, None)  # else it prints them
         if uuid is None:
             raise CannotShare(guest, "its command line has no -uuid to find it in libvirt by")
-        self._domain = self._ask(lambda: self._find(uuid), limit_s, "libvirt")
-        name = str(self._ask(lambda: self._domain.name(), limit_s, "libvirt"))
+        self._domain = self._ask(lambda: self._find(uuid), limit_s, "not found by its UUID")
+        name = str(self._ask(lambda: self._domain.name(), limit_s, "its name"))
         _check_pid(tree, guest, name, pid)
 
     def execute(

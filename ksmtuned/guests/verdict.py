@@ -1,4 +1,9 @@
-"""Did the kernel do what QEMU says was done? A pure function of two looks at the guest."""
+"""Did the kernel do what QEMU says was done? A pure function of two looks at the guest.
+
+The mappings' flags are the proof: the kernel takes the flag away only after every merged page of
+the mapping has got its own memory (mm/ksm.c, ksm_madvise()). The counts follow late: a page is
+counted out when ksmd comes by the next time, and never while it is stopped.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ from typing import NamedTuple
 from ksmtuned.units import PAGE_BYTES, size
 
 # QEMU also offers its firmware and video memory, which are no backends: these stay merged.
-_OTHER_BYTES = 32 * 2**20
-_LEFT_RATIO = 0.05  # of what was merged; more than that was not given back
+_LEFT_RATIO = 0.05  # of what was merged
 _MOVED_RATIO = 0.9  # of the backends' size: their mappings are a little larger or split
+
+_LATE = " (ksmd counts them out when it comes by again)"
 
 
 class Verdict(StrEnum):
@@ -34,27 +40,31 @@ def judge(before: Look, after: Look, wanted: bool, sizes: Sequence[int]) -> tupl
     """The verdict, and one phrase why. sizes: of the backends, in bytes."""
     if after.merged_pages is None:
         return Verdict.UNVERIFIED, "this kernel does not tell what KSM holds of a process"
-    if not wanted and _stays_merged(before, after):
-        left = f"{after.merged_pages} of {before.merged_pages} pages are still merged"
-        return Verdict.FAILED, left
     if after.is_mergeable is False:
         if wanted:
             return Verdict.FAILED, "the kernel says that nothing of it can be merged"
-        return Verdict.VERIFIED, f"{_merged(before, after)}, and nothing of it is offered to KSM"
+        late = "" if is_counted_out(before, after) else _LATE
+        return Verdict.VERIFIED, f"{_merged(before, after)}{late}, and nothing of it is offered"
     offered = _is_offered(before, after, wanted, sizes)
     if offered is None:
         return _without_mappings(before, after, wanted)
     if offered == wanted:
         word = "offered" if wanted else "no longer offered"
-        return Verdict.VERIFIED, f"{_merged(before, after)}, and its RAM is {word} to KSM"
+        late = "" if wanted or is_counted_out(before, after) else _LATE
+        return Verdict.VERIFIED, f"{_merged(before, after)}{late}, and its RAM is {word} to KSM"
     word = "not offered" if wanted else "still offered"
     return Verdict.FAILED, f"the kernel says that its RAM is {word} to KSM"
 
 
-def _stays_merged(before: Look, after: Look) -> bool:
-    """Were there pages to give back, and they were not?"""
-    had, left = before.merged_pages or 0, after.merged_pages or 0
-    return had * PAGE_BYTES > _OTHER_BYTES and left > had * _LEFT_RATIO
+def is_counted_out(before: Look, after: Look) -> bool:
+    """Has the count of merged pages fallen, as far as it will?"""
+    return (after.merged_pages or 0) <= (before.merged_pages or 0) * _LEFT_RATIO
+
+
+def is_out(look: Look, sizes: Sequence[int]) -> bool:
+    """Is no backend offered to KSM, by the mappings?"""
+    offered = look.offered_bytes
+    return offered is not None and bool(sizes) and offered < min(sizes) * _MOVED_RATIO
 
 
 def _is_offered(before: Look, after: Look, wanted: bool, sizes: Sequence[int]) -> bool | None:
@@ -64,17 +74,15 @@ def _is_offered(before: Look, after: Look, wanted: bool, sizes: Sequence[int]) -
     if wanted:
         return after.offered_bytes >= sum(sizes) * _MOVED_RATIO
     fallen_bytes = before.offered_bytes - after.offered_bytes
-    is_out = fallen_bytes >= sum(sizes) * _MOVED_RATIO
-    return not is_out and after.offered_bytes >= min(sizes) * _MOVED_RATIO
+    return fallen_bytes < sum(sizes) * _MOVED_RATIO and not is_out(after, sizes)
 
 
 def _without_mappings(before: Look, after: Look, wanted: bool) -> tuple[Verdict, str]:
     if wanted and after.is_mergeable:
         return Verdict.VERIFIED, "the kernel says that it can be merged"
-    if not wanted and (before.merged_pages or 0) > 0:
+    if not wanted and before.merged_pages and is_counted_out(before, after):
         return Verdict.VERIFIED, _merged(before, after)
-    why = "nothing of it was merged yet" if not wanted else "this kernel does not tell"
-    return Verdict.UNVERIFIED, f"{why}, and its mappings may not be read"
+    return Verdict.UNVERIFIED, f"{_merged(before, after)}, and its mappings may not be read"
 
 
 def _merged(before: Look, after: Look) -> str:

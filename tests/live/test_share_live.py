@@ -73,6 +73,24 @@ def test_one_of_four_guests_is_taken_out_and_in_again_while_ksmd_runs(
         assert [guest.merged_pages() for guest in guests] == before
 
 
+def test_off_is_verified_while_ksmd_is_stopped_and_its_counts_stand_still(
+    real_ksm: RealKsm, bench: Workbench, folder: Path
+) -> None:
+    with qemus(folder, ["vm1", "vm2"]) as guests:
+        with merging(real_ksm, guests):
+            pass
+        off = bench.call("share", "vm1", "off")
+        assert off.returncode == 0, off.stdout + off.stderr
+        assert "verified" in off.stdout
+        assert is_merged(guests[0]), "the kernel counts at once here: this test proves nothing"
+        assert "when it comes by again" in off.stdout
+        again = bench.call("share", "vm1", "off")
+        assert again.returncode == 0, again.stdout + again.stderr
+        real_ksm.write("run", 1)
+        wait_until(lambda: guests[0].merged_pages() < FILLED_PAGES * 0.05, "counted out", 20)
+        assert is_merged(guests[1])
+
+
 def test_a_guest_that_began_with_mem_merge_off_can_be_taken_in(
     real_ksm: RealKsm, bench: Workbench, folder: Path
 ) -> None:
