@@ -43,8 +43,8 @@ class Order:
         guest = self.guest()
         if guest is not None and self.sharing(guest) is None:
             raise NotUnmerged(
-                f"{printable(guest.name)} alone can only be unmerged through QMP, and there is no "
-                "way to its monitor; `ksmtuned unmerge` unmerges the whole host"
+                f"{printable(guest.name)} alone cannot be unmerged yet: `ksmtuned share GUEST off` "
+                "takes it out of KSM, `ksmtuned unmerge` unmerges the whole host"
             )
 
     def name_of(self, pid: int) -> str:
