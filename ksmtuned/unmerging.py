@@ -107,7 +107,7 @@ class _Work:
         self.originals.rebase("run", RUN_STOP)
         self.is_begun = True
         yield from self._guest_by_guest(only)
-        if only is None and self._saving():
+        if only is None and (self._saving() or self.before.pages_sharing is None):
             yield from self._all_at_once()
 
     def outcome(self, error: KsmtunedError | None) -> Outcome:
@@ -117,6 +117,8 @@ class _Work:
         total, left = self._total(), self._saving()
         text = f"{size(max(0, total - left))} of {size(total)} given back"
         text = "nothing was merged" if not total else text
+        if self.before is None or self.before.pages_sharing is None:
+            text = "how much was merged cannot be read"
         if left:
             text += f", {size(left)} still merged"
         if error is None and self.failed and (left or self.order.only):

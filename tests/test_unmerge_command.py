@@ -148,6 +148,14 @@ def test_a_need_that_is_not_known_is_refused(place: Workplace, merged: FakeHost)
     assert_nothing_changed(place, before)
 
 
+def test_a_need_that_is_not_known_can_be_forced(place: Workplace, merged: FakeHost) -> None:
+    (merged.ksm / "pages_sharing").unlink()
+    result = place.call("unmerge", "--force")
+    assert result.returncode == 0, result.stderr
+    assert "how much was merged cannot be read" in result.stdout
+    assert json.loads(place.originals.read_text())["controls"]["run"]["last"] == 2
+
+
 def test_somebody_elses_unmerge_is_left_alone(place: Workplace, merged: FakeHost) -> None:
     merged.set_knobs(run=2)
     before = merged.controls()
