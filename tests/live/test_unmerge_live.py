@@ -118,7 +118,6 @@ def test_by_force_into_a_full_cgroup_leaves_a_stated_state_and_the_daemon_alive(
 ) -> None:
     with merging(real_ksm, bench) as (daemon, pids), limited(pids, 64 * 2**20):
         result = bench.call("unmerge", "--force")
-        print(result.stdout, result.stderr)
         assert real_ksm.read("run") == "0"
         assert "ksmd stays stopped" in result.stdout + result.stderr
         assert bench.state()["phase"] == "hold"
