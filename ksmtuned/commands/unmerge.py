@@ -39,7 +39,10 @@ _VERB = "unmerge"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whom, and how sure."""
     parser.add_argument(
-        "guest", nargs="?", metavar="GUEST", help="one guest alone: not yet (default: the whole host)"
+        "guest",
+        nargs="?",
+        metavar="GUEST",
+        help="one guest alone: not yet (default: the whole host)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only say what it needs and what would be done"
