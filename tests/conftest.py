@@ -6,12 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from daemon_under_test import Daemon
 from debian import DebianScript
 from fakehost import FakeHost, folder_on_tmpfs
 from realksm import RealKsm, borrowed
 from workplace import FIXED, Workplace
+
+
+@pytest.fixture(autouse=True)
+def _own_processes() -> Iterator[None]:
+    """An inventory points psutil at its host for good; the next test means this machine."""
+    yield
+    psutil.PROCFS_PATH = "/proc"
 
 
 @pytest.fixture
