@@ -35,13 +35,12 @@ class Host:
         self.proc = Proc(tree)
         self.processes = Processes(tree)
         self.pressure = Pressure(tree)
-        self._tree = tree
 
     @property
     def has_kvm(self) -> bool:
         """Is KVM loaded? Its device is what the kernel's news of guests is about."""
         try:
-            return self._tree.is_folder("sys/devices/virtual/misc/kvm")
+            return self.tree.is_folder("sys/devices/virtual/misc/kvm")
         except KernelRefused:
             return False
 
